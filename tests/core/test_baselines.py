@@ -19,6 +19,7 @@ from poise.core.baselines import (
     mean_of_others,
     none,
     other_prompts,
+    shrinkage,
 )
 
 NAN = math.nan
@@ -44,6 +45,25 @@ def test_four_rollouts_with_failures_by_hand() -> None:
     close(other_prompts(rewards), [[5.0] * 4, [1.0] * 4, [2.0] * 4])
 
 
+def test_shrinkage_by_hand() -> None:
+    # Prompt 1: the others' means are .5 and 0, σ² = .25, V = .125, so τ² = 0, t = .0625, a = .25, λ = .8, m = .25.
+    few = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    close(shrinkage(few, few), [[0.0, 1.0], [0.4, 0.4], [0.6, 0.6]])
+    # σ² = 1/9, m = 4/9, V = 7/27, τ² = 2/9, t = 25/81, a = 1/18, so λ = 9/59.
+    more = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    close(shrinkage(more, more)[:1], [[0.5 - 1 / 118, 0.5 - 1 / 118, 1 - 5 / 59]])
+
+
+def test_shrinkage_where_the_other_prompts_say_little() -> None:
+    alone = torch.tensor([[1.0, 0.0]])
+    close(shrinkage(alone, alone), [[0.0, 1.0]])  # nothing to draw towards
+    single = torch.tensor([[1.0], [0.0], [2.0]])
+    close(shrinkage(single, single), [[1.0], [1.5], [0.5]])  # no sibling: the others' mean
+    failed = torch.tensor([[NAN, 1.0], [0.0, 1.0], [1.0, 1.0], [NAN, NAN]])
+    # Row 0: others' means .5 and 1, σ² = .25, V = .125, τ² = 0: the second has its sibling's failure, so m = .75.
+    close(shrinkage(failed, failed)[:1], [[0.8 * 0.75 + 0.2 * 1.0, 0.75]])
+
+
 def test_one_prompt_or_one_rollout_has_no_other() -> None:
     assert other_prompts(torch.tensor([[1.0, 2.0]])).isnan().all()
     assert mean_of_others(torch.tensor([[1.0], [2.0]])).isnan().all()
@@ -55,7 +75,13 @@ def test_first_known_by_hand() -> None:
 
 
 def test_the_registry_names_each_baseline() -> None:
-    wanted = {"probe": cross_rollout, "leave-one-out": leave_one_out, "group-mean": group_mean, "none": none}
+    wanted = {
+        "probe": cross_rollout,
+        "leave-one-out": leave_one_out,
+        "shrinkage": shrinkage,
+        "group-mean": group_mean,
+        "none": none,
+    }
     assert wanted == BASELINES
 
 
@@ -92,6 +118,35 @@ def test_baselines_equal_plain_loops(values_PG: Tensor) -> None:
         torch.testing.assert_close(got, torch.tensor(wanted), atol=1e-4, rtol=1e-5, equal_nan=True)
 
 
+def shrunk_by_loop(rows: list[list[float]], p: int, i: int) -> float:
+    """One rollout's baseline from the formulas, over lists."""
+    known = [[value for value in row if not math.isnan(value)] for q, row in enumerate(rows) if q != p]
+    known = [row for row in known if row]
+    siblings = [value for j, value in enumerate(rows[p]) if j != i and not math.isnan(value)]
+    free, target = sum(len(row) - 1 for row in known), mean([mean(row) for row in known])
+    if not siblings:
+        return target
+    if len(known) < 2 or free == 0:
+        return mean(siblings)
+    within = sum((value - mean(row)) ** 2 for row in known for value in row) / free
+    variance = sum((mean(row) - target) ** 2 for row in known) / (len(known) - 1)
+    noise = within * mean([1 / len(row) for row in known])
+    distance = max(0.0, variance - noise) * (1 + 1 / len(known)) + noise / len(known)
+    own_noise = within / len(siblings)
+    share = own_noise / (own_noise + distance) if own_noise else 0.0
+    return (1 - share) * mean(siblings) + share * target
+
+
+@given(values_PG=groups())
+def test_shrinkage_equals_plain_loops(values_PG: Tensor) -> None:
+    # In tenths: of values that agree to the last bits, the two sums see different variances.
+    values_PG = (values_PG * 10).round() / 10
+    rows = values_PG.tolist()
+    wanted = [[shrunk_by_loop(rows, p, i) for i in range(len(row))] for p, row in enumerate(rows)]
+    got = shrinkage(values_PG, values_PG)
+    torch.testing.assert_close(got, torch.tensor(wanted), atol=1e-3, rtol=1e-4, equal_nan=True)
+
+
 # --- properties -----------------------------------------------------------------------------------------------------
 
 
@@ -121,3 +176,13 @@ def test_constant_values_are_their_own_baseline(constant: float) -> None:
     values = torch.full((3, 4), constant)
     for got in (mean_of_others(values), group_mean(values, values), other_prompts(values)):
         assert torch.equal(got, values)
+
+
+@pytest.mark.parametrize(("size", "spread", "gain"), [(2, 2.0, 0.65), (4, 2.0, 0.9), (8, 0.3, 1.01)])
+def test_shrinkage_is_nearer_to_the_pass_rate(size: int, spread: float, gain: float) -> None:
+    """Mean squared error against E[r|x], in units of leave-one-out's; Beta(spread, spread) pass rates."""
+    torch.manual_seed(0)
+    rate_P1 = torch.distributions.Beta(spread, spread).sample((4000, 1))
+    rewards_PG = torch.bernoulli(rate_P1.expand(-1, size))
+    errors = [(baseline(rewards_PG, rewards_PG) - rate_P1).square().mean() for baseline in (shrinkage, leave_one_out)]
+    assert errors[0] < gain * errors[1]

@@ -135,6 +135,33 @@ def test_other_unbiased_baselines_are_exact(baseline: str, size: int) -> None:
     assert relative_error(expected_gradient(estimator(baseline), size)) < 1e-6
 
 
+def expected_among_others(warm: ValueEstimator, size: int, crediting: Crediting = crossed) -> Tensor:
+    """The same expectation for baselines that look at the other prompts: one group varies, six others stay."""
+    others_PG = torch.multinomial(WORLD.pi_PA.repeat(3, 1), size, True, generator=torch.Generator().manual_seed(4))
+    total_D = torch.zeros(PARAMETERS, dtype=torch.float64)
+    for prompt, actions in itertools.product(range(PROMPTS), itertools.product(range(ACTIONS), repeat=size)):
+        actions_B = torch.cat([torch.tensor(actions), others_PG.flatten()])
+        groups_B = torch.arange(7).repeat_interleave(size)
+        prompts_B = torch.tensor([prompt, *range(PROMPTS)] + 2 * list(range(PROMPTS))).repeat_interleave(size)
+        advantages_G = crediting(warm, WORLD.rollouts(prompts_B, actions_B, groups_B)).advantages_B[:size].double()
+        probability = WORLD.pi_PA[prompt, list(actions)].prod()
+        total_D += probability * (advantages_G[:, None] * WORLD.score_PAD[prompt, list(actions)]).mean(0)
+    return total_D / PROMPTS
+
+
+def drawn_to_the_whole_batch(warm: ValueEstimator, batch: Rollouts) -> Credit:
+    """Planted mistake: half-way to the mean of all rewards, the rollout's own included."""
+    credit = warm.credit(batch)
+    return replace(credit, advantages_B=credit.rewards_B - 0.5 * (credit.targets_B + credit.rewards_B.mean()))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shrinkage_is_exact_and_a_target_with_the_own_reward_is_not(size: int) -> None:
+    assert relative_error(expected_among_others(estimator("shrinkage"), size)) < 1e-6
+    if size > 1:
+        assert relative_error(expected_among_others(estimator("none"), size, drawn_to_the_whole_batch)) > 0.01
+
+
 def test_cold_probe_falls_back_to_an_exact_gradient() -> None:
     assert relative_error(expected_gradient(estimator(steps=0), 2)) < 1e-6
 
@@ -267,7 +294,7 @@ def changed(batch: Rollouts, row: int, seed: int, reward: float, absent: bool) -
     return replace(batch, rewards_B=rewards_B, features=batch.features.map(another))
 
 
-@pytest.mark.parametrize("baseline", ["probe", "leave-one-out", "none"])
+@pytest.mark.parametrize("baseline", ["probe", "leave-one-out", "shrinkage", "none"])
 @given(
     size=st.sampled_from([2, 3, 4, 8]),
     steps=st.sampled_from([0, 4]),

@@ -44,7 +44,7 @@ def test_published_defaults(tmp_path: Path) -> None:
         ({"scale_rewards": "group"}, "contains the rollout's own reward"),
         ({"scale_rewards": "batch", "baseline": "leave-one-out"}, "biases the gradient"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "replaces the baseline"),
-        ({"baseline": "critic"}, "choose one of probe, leave-one-out, group-mean, none"),
+        ({"baseline": "critic"}, "choose one of probe, leave-one-out, shrinkage, group-mean, none"),
         ({"capture": "never"}, "choose 'auto' or 'extra'"),
         ({"probe_head": "mlp"}, "choose 'ridge' or 'logistic'"),
         ({"probe_alpha": 0.0}, "alpha must be positive"),

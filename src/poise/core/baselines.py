@@ -4,20 +4,21 @@ All take and return (P, G) tensors: P prompts, G rollouts of each. NaN marks wha
 features, a probe not yet fitted. NaN in the result means that no baseline of this kind exists for the rollout.
 
 A baseline b_i keeps the policy gradient E[(r_i - b_i) ∇log π(y_i|x)] unbiased exactly when it is independent of y_i
-given x (paper equations 6-7). `cross_rollout`, `leave_one_out`, `other_prompts` and `none` are; `group_mean` is not
-quite: it contains r_i, which shrinks the gradient by (G-1)/G.
+given x (paper equations 6-7). `cross_rollout`, `leave_one_out`, `shrinkage`, `other_prompts` and `none` are;
+`group_mean` is not quite: it contains r_i, which shrinks the gradient by (G-1)/G.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BaselineName = Literal["probe", "leave-one-out", "group-mean", "none"]
+BaselineName = Literal["probe", "leave-one-out", "shrinkage", "group-mean", "none"]
 Baseline = Callable[[Float[Tensor, "P G"], Float[Tensor, "P G"]], Float[Tensor, "P G"]]
 
 
@@ -34,7 +35,7 @@ def mean_of_others(values_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     others_GG = 1 - torch.eye(values_PG.shape[1], dtype=values_PG.dtype, device=values_PG.device)
     sum_PG = values_PG.nan_to_num(0.0) @ others_GG
     count_PG = known_PG.to(values_PG) @ others_GG
-    return sum_PG / torch.where(count_PG > 0, count_PG, torch.nan)
+    return sum_PG / _known(count_PG)
 
 
 def cross_rollout(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
@@ -57,6 +58,68 @@ def leave_one_out(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor
     return mean_of_others(rewards_PG)
 
 
+def shrinkage(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+    """James-Stein: the siblings' mean, drawn towards the other prompts' mean as far as it is noise.
+
+        b_i = (1 − λ_i) · mean_{j≠i} r_j + λ_i · m,   λ_i = a_i / (a_i + t)
+
+    Over the *other* prompts q, with n_q known rewards each: m = mean of their means; σ² = pooled variance within them;
+    V = variance of their means (Q − 1); τ² = max(0, V − σ² · mean(1/n_q)). Then a_i = σ² / k_i, the variance of a mean
+    of k_i siblings, and t = τ²(1 + 1/Q) + σ² · mean(1/n_q)/Q, the squared distance of m from this prompt's value.
+    λ_i is the weight that minimises E[(b_i − E[r|x])²] for these moments.
+
+    Where the other prompts say nothing of σ² or V (fewer than two of them, or one rollout each), λ_i = 0; where there
+    is no sibling, b_i = m. Nothing of the rollout itself enters, nor any moment of its own prompt but the siblings'
+    mean, so the gradient stays unbiased.
+
+    Source: the idea is arXiv 2511.03710's (shrinkage baselines for verifiable rewards); the moments that set the
+    strength are our own choice, made so that it too is independent of y_i.
+    """
+    siblings_PG, moments = mean_of_others(rewards_PG), _moments_of_others(rewards_PG.double())
+    count_PG = _siblings_known(rewards_PG).to(moments.mean_P)
+    noise_PG = moments.within_P[:, None] / count_PG
+    share_PG = noise_PG / (noise_PG + moments.distance_P[:, None])
+    target_PG = moments.mean_P[:, None].expand_as(rewards_PG)
+    siblings_PG = siblings_PG.to(target_PG)
+    shrunk_PG = siblings_PG + share_PG * (target_PG - siblings_PG)
+    return first_known(shrunk_PG, siblings_PG, target_PG).to(rewards_PG)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of all prompts but this one: mean of means, pooled variance within, squared distance of the mean from a value."""
+
+    mean_P: Tensor
+    within_P: Tensor
+    distance_P: Tensor
+
+
+def _moments_of_others(rewards_PG: Float[Tensor, "P G"]) -> _Moments:
+    known_P = (~rewards_PG.isnan()).sum(1).to(rewards_PG)
+    has_P = (known_P > 0).to(rewards_PG)
+    mean_P = rewards_PG.nan_to_num(0.0).sum(1) / known_P.clamp_min(1)
+    squares_P = (rewards_PG - mean_P[:, None]).nan_to_num(0.0).square().sum(1)
+    prompts_P = _known(_sum_of_others(has_P))
+    within_P = _sum_of_others(squares_P) / _known(_sum_of_others((known_P - 1).clamp_min(0)))
+    center_P = _sum_of_others(mean_P * has_P) / prompts_P
+    # Var = E[m²] − E[m]² loses digits only where the means agree to a billionth of their size (float64).
+    spread_P = _sum_of_others(mean_P.square() * has_P) / prompts_P - center_P.square()
+    variance_P = spread_P.clamp_min(0) * prompts_P / _known(prompts_P - 1)
+    noise_P = within_P * _sum_of_others(has_P / known_P.clamp_min(1)) / prompts_P
+    between_P = (variance_P - noise_P).clamp_min(0)
+    return _Moments(center_P, within_P, between_P * (1 + 1 / prompts_P) + noise_P / prompts_P)
+
+
+def _siblings_known(values_PG: Tensor) -> Tensor:
+    known_PG = ~values_PG.isnan()
+    return known_PG.sum(1, keepdim=True) - known_PG.long()
+
+
+def _known(count: Tensor) -> Tensor:
+    """Counts to divide by; NaN where there is nothing."""
+    return torch.where(count > 0, count, torch.nan)
+
+
 def group_mean(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """GRPO: b_i = mean of the whole group's rewards, the rollout's own included.
 
@@ -77,8 +140,7 @@ def other_prompts(rewards_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     [[0.5, 0.5], [1.0, 1.0]]
     """
     sum_P, count_P = rewards_PG.nan_to_num(0.0).sum(1), (~rewards_PG.isnan()).sum(1).to(rewards_PG)
-    others_P = _sum_of_others(count_P)
-    mean_P = _sum_of_others(sum_P) / torch.where(others_P > 0, others_P, torch.nan)
+    mean_P = _sum_of_others(sum_P) / _known(_sum_of_others(count_P))
     return mean_P[:, None].expand_as(rewards_PG)
 
 
@@ -101,6 +163,7 @@ def first_known(*candidates: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
 BASELINES: dict[BaselineName, Baseline] = {
     "probe": cross_rollout,
     "leave-one-out": leave_one_out,
+    "shrinkage": shrinkage,
     "group-mean": group_mean,
     "none": none,
 }

@@ -33,7 +33,8 @@ class EstimatorConfig:
     """What credits the rollouts.
 
     Args:
-        baseline: "probe" (POISE), "leave-one-out" (RLOO), "group-mean" (GRPO) or "none" (REINFORCE).
+        baseline: "probe" (POISE), "leave-one-out" (RLOO), "shrinkage" (James-Stein), "group-mean" (GRPO) or "none"
+            (REINFORCE).
         probe: how the probe is fitted.
         capacity: rows kept per domain.
         cold_start_rows: rows that a probe must have been fitted on before it is used; leave-one-out until then.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Baseline = Literal["probe", "leave-one-out", "group-mean", "none"]
+Baseline = Literal["probe", "leave-one-out", "shrinkage", "group-mean", "none"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PoiseSettings:
     """Where baselines come from, and the probe behind them."""
 
     baseline: Baseline = "probe"
-    """probe (POISE), leave-one-out (RLOO), group-mean (GRPO without the division), or none."""
+    """probe (POISE), leave-one-out (RLOO), shrinkage (James-Stein), group-mean (GRPO; see scale_rewards), or none."""
     prompt_layer: float = 0.5
     """Block whose output describes the prompt: index from 1, negative index, or fraction of depth."""
     reasoning_layer: float = 0.5

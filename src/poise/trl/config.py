@@ -39,7 +39,7 @@ class PoiseConfig(GRPOConfig):
 
     baseline: str = field(
         default="probe",
-        metadata={"help": "What credits a rollout: 'probe' (POISE), 'leave-one-out', 'group-mean' or 'none'."},
+        metadata={"help": f"What credits a rollout: {', '.join(BASELINES)}; docs/algorithm.md has each."},
     )
     prompt_layer: float = field(
         default=0.5,

@@ -16,7 +16,7 @@ class PoiseSettings:
     """What a verl user chooses under `poise.*`; the defaults stand in config/poise.yaml with their sources.
 
     Args:
-        baseline: "probe" (POISE), "leave-one-out", "group-mean" or "none".
+        baseline: "probe" (POISE), "leave-one-out", "shrinkage", "group-mean" or "none".
         prompt_layer, reasoning_layer: index (1 = first block), negative index, or fraction of depth.
         window: how many of the last tokens of each part are averaged.
         end_of_reasoning: text that closes the reasoning; None if the model has none.
