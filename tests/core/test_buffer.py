@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +21,7 @@ def pairs_of(sizes: list[int], first: float = 0.0) -> CrossedPairs:
     number_B = torch.arange(float(rows)) + first
     groups_B = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     features = Features(number_B[:, None].repeat(1, 3), number_B[:, None].repeat(1, 2), number_B[:, None])
-    return CrossedPairs(features, number_B, groups_B)
+    return CrossedPairs(features, number_B, number_B, number_B, groups_B)
 
 
 def rows_in(buffer: RollingBuffer) -> list[float]:
@@ -28,6 +30,7 @@ def rows_in(buffer: RollingBuffer) -> list[float]:
     assert pairs is not None
     assert len(pairs) == len(buffer)
     wide = torch.cat([pairs.features.prompt_BH, pairs.features.reasoning_BH, pairs.features.entropy_BE], 1)
+    wide = torch.cat([wide, pairs.target_weights_B[:, None], pairs.weights_B[:, None]], 1)
     assert torch.equal(wide, pairs.targets_B[:, None].expand_as(wide))
     return pairs.targets_B.tolist()
 
@@ -66,7 +69,7 @@ def test_a_group_larger_than_the_buffer_stays_whole() -> None:
 def test_interleaved_groups_are_brought_together() -> None:
     pairs = pairs_of([1] * 6)
     buffer = RollingBuffer(capacity=4)
-    buffer.append(CrossedPairs(pairs.features, pairs.targets_B, torch.tensor([7, 3, 7, 3, 900, 900])))
+    buffer.append(replace(pairs, groups_B=torch.tensor([7, 3, 7, 3, 900, 900])))
     assert rows_in(buffer) == [0, 2, 4, 5]
 
 
@@ -129,9 +132,7 @@ def test_restored_rows_are_a_copy() -> None:
 def test_appended_rows_are_a_copy() -> None:
     source: Tensor = torch.arange(2.0)
     buffer = RollingBuffer(capacity=4)
-    buffer.append(
-        CrossedPairs(Features(source[:, None], source[:, None], source[:, None]), source, torch.tensor([0, 0]))
-    )
+    buffer.append(CrossedPairs(Features(*[source[:, None]] * 3), source, source, source, torch.tensor([0, 0])))
     source += 100
     assert rows_in(buffer) == [0, 1]
 

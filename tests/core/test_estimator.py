@@ -317,6 +317,51 @@ def test_the_probe_learns_exactly_the_crossed_pairs() -> None:
     torch.testing.assert_close(probe_of(estimator).predict(new), wanted.predict(new))
 
 
+def reference_pairs(batch: Rollouts) -> list[tuple[float, float]]:
+    """Target and weight of each row by plain loops: over the siblings that have a reward."""
+    rewards, groups, weights = batch.rewards_B.tolist(), batch.groups_B.tolist(), batch.weights_B.tolist()
+    pairs = []
+    for j, group in enumerate(groups):
+        siblings = [i for i, other in enumerate(groups) if other == group and i != j and math.isfinite(rewards[i])]
+        total = sum(weights[i] for i in siblings)
+        target = sum(weights[i] * rewards[i] for i in siblings) / total if siblings else NAN
+        pairs.append((target, total / len(siblings) if siblings else NAN))
+    return pairs
+
+
+@given(size=st.sampled_from([2, 3, 8]), failed=st.sets(st.integers(0, 31), max_size=6), seed=st.integers(0, 10**6))
+def test_weighted_pairs_equal_plain_loops(size: int, failed: set[int], seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    batch = with_rewards(batch_of(4, size, seed), {row: NAN for row in failed if row < 4 * size})
+    batch = replace(batch, weights_B=torch.rand(4 * size, generator=draw) + 0.1)
+    credit = estimator_of(probe=replace(PROBE, weights="score")).credit(batch)
+    wanted = torch.tensor(reference_pairs(batch))
+    torch.testing.assert_close(credit.targets_B, wanted[:, 0], equal_nan=True)
+    torch.testing.assert_close(credit.target_weights_B, wanted[:, 1], equal_nan=True)
+
+
+def test_the_probe_is_fitted_with_the_weights_of_the_siblings() -> None:
+    probe = replace(PROBE, weights="score", sibling_reward=True)
+    estimator, parts = estimator_of(probe=probe), []
+    for seed in range(2):
+        batch = batch_of(4, 2, seed)
+        parts.append(replace(batch, weights_B=1 + torch.arange(8.0)))
+        estimator.update(estimator.credit(parts[-1]))
+    swapped = torch.arange(8).view(4, 2).flip(1).flatten()
+    features = Features.cat([replace(part.features, reward_B=part.rewards_B) for part in parts])
+    targets_B = torch.cat([part.rewards_B[swapped] for part in parts])
+    wanted = fit_probe(features, targets_B, probe, weights_B=(1 + torch.arange(8.0))[swapped].repeat(2))
+    new = replace(batch_of(5, seed=77).features, reward_B=torch.tensor([1.0, 0.0, NAN, 1.0, 0.0] * 2))
+    torch.testing.assert_close(probe_of(estimator).predict(new), wanted.predict(new))
+
+
+def test_a_weighted_probe_needs_weights_and_another_ignores_them() -> None:
+    with pytest.raises(ConfigError, match="needs the rollouts' squared scores"):
+        estimator_of(probe=replace(PROBE, weights="score")).credit(batch_of(2))
+    weighted = replace(batch_of(2), weights_B=torch.tensor([1.0, 9.0, NAN, 0.0]))
+    assert estimator_of().credit(weighted).weights_B.tolist() == [1, 1, 1, 1]
+
+
 # --- cold start -----------------------------------------------------------------------------------------------------
 
 
@@ -452,7 +497,7 @@ def test_metrics_of_nothing_used_are_nan() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": "critic"}, "unknown baseline 'critic'; choose one of probe, leave-one-out, group-mean, none"),
+        ({"baseline": "critic"}, "unknown baseline 'critic'; choose one of probe, "),
         ({"capacity": 10, "cold_start_rows": 11}, "cold_start_rows=11 .* capacity=10"),
         ({"cold_start_rows": 0}, "cold_start_rows=0"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,73 @@ def test_logistic_equals_scikit_learn_on_binary_rewards(components: tuple, alpha
     np.testing.assert_allclose(mine_B.numpy(), rival.predict_proba(columns)[:, 1], atol=2e-6)
 
 
+def weights_of(rows: int, seed: int = 0) -> Tensor:
+    """Positive row weights of mean 1, none extreme: what `fit_probe` makes of its own."""
+    weights_B = torch.rand(rows, generator=torch.Generator().manual_seed(seed)).double() ** 3 + 0.01
+    return weights_B / weights_B.mean()
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "components"), [(200, 12, (None, None)), (20, 60, (None, None)), (200, 12, (4, 5))]
+)
+def test_weighted_ridge_equals_scikit_learn(rows: int, width: int, components: tuple) -> None:
+    fit, new = features_of(rows, width, width - 2), features_of(30, width, width - 2, seed=7)
+    targets_B, weights_B = targets_of(fit), weights_of(rows)
+    rival, columns = oracle(fit, targets_B, new, components, Weighted(Ridge(alpha=3.0), weights_B))
+    config = ProbeConfig("ridge", *components, alpha=3.0, clip=WIDE)
+    mine_B = fit_probe(fit, targets_B, config, weights_B=7 * weights_B).predict(new)  # the scale is of no account
+    np.testing.assert_allclose(mine_B.numpy(), rival.predict(columns), atol=2e-5)
+
+
+def test_weighted_logistic_equals_scikit_learn() -> None:
+    fit, new, weights_B = features_of(200), features_of(30, seed=7), weights_of(200)
+    targets_B = (targets_of(fit) > 0.3).float()
+    head = Weighted(LogisticRegression(C=1 / 2.0, tol=1e-10, max_iter=5000), weights_B)
+    rival, columns = oracle(fit, targets_B, new, (None, None), head)
+    config = ProbeConfig("logistic", None, None, alpha=2.0)
+    mine_B = fit_probe(fit, targets_B, config, weights_B=weights_B / 9).predict(new)
+    np.testing.assert_allclose(mine_B.numpy(), rival.predict_proba(columns)[:, 1], atol=2e-6)
+
+
+class Weighted:
+    """A scikit-learn estimator that is fitted with these row weights."""
+
+    def __init__(self, estimator, weights_B: Tensor) -> None:
+        self.estimator, self.weights_B = estimator, weights_B
+
+    def fit(self, columns: np.ndarray, targets: np.ndarray):
+        return self.estimator.fit(columns, targets, sample_weight=self.weights_B.numpy())
+
+
+@pytest.mark.parametrize("head", ["ridge", "logistic"])
+def test_a_row_of_weight_two_counts_as_two_rows(head: str) -> None:
+    design_BK, targets_B = torch.randn(30, 4).double(), (torch.rand(30) > 0.5).double()
+    weights_B = torch.ones(30).double()
+    weights_B[:10] = 2
+    fit = {"ridge": fit_ridge, "logistic": fit_logistic}[head]
+    weighted = fit(design_BK, targets_B, 1.0, 0.0, 1.0, weights_B)
+    repeated = fit(torch.cat([design_BK, design_BK[:10]]), torch.cat([targets_B, targets_B[:10]]), 1.0, 0.0, 1.0)
+    torch.testing.assert_close(weighted.weights_K, repeated.weights_K)
+    assert weighted.intercept == pytest.approx(repeated.intercept)
+
+
+def test_weights_of_no_spread_change_nothing() -> None:
+    fit, new = features_of(60), features_of(9, seed=3)
+    targets_B = targets_of(fit)
+    plain_B = fit_probe(fit, targets_B, ProbeConfig()).predict(new)
+    for weights_B in (torch.full((60,), 1e-3), torch.zeros(60)):
+        torch.testing.assert_close(fit_probe(fit, targets_B, ProbeConfig(), weights_B=weights_B).predict(new), plain_B)
+
+
+def test_logistic_goes_on_from_the_last_head_in_a_step_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    design_BK = torch.randn(400, 6).double()
+    targets_B = (design_BK[:, 0] + torch.randn(400) > 0).double()
+    cold = fit_logistic(design_BK, targets_B, 1.0, 0.0, 1.0)
+    monkeypatch.setattr(heads, "_MAX_NEWTON_STEPS", 2)  # more would warn, and a warning is an error here
+    warm = fit_logistic(design_BK, targets_B, 1.0, 0.0, 1.0, start=cold)
+    torch.testing.assert_close(warm.weights_K, cold.weights_K, atol=1e-6, rtol=0)
+
+
 def test_logistic_in_the_dual_is_stationary() -> None:
     """More columns than rows, fractional targets: the gradient of the penalised likelihood vanishes."""
     draw = torch.Generator().manual_seed(3)
@@ -131,6 +200,14 @@ def test_logistic_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch
     design_BK = torch.randn(50, 3).double()
     with pytest.warns(UserWarning, match="not converged after 1 Newton steps"):
         fit_logistic(design_BK, (design_BK[:, 0] > 0).double(), 1e-3, 0.0, 1.0)
+
+
+def test_weighted_ridge_by_hand() -> None:
+    """x = -1, 0, 2 with weights 2, 1, 1: means 0 and 2, slope (2·1·1 + 0 + 1·2·4) / (2 + 4 + 4) = 1 at alpha 4."""
+    design_BK, weights_B = torch.tensor([[-1.0], [0.0], [2.0]]).double(), torch.tensor([2.0, 1.0, 1.0]).double()
+    head = fit_ridge(design_BK, torch.tensor([1.0, 0.0, 6.0]).double(), 4.0, 0.0, 6.0, weights_B)
+    torch.testing.assert_close(head.weights_K, torch.tensor([1.0]).double())
+    assert head.intercept == pytest.approx(2.0)
 
 
 def test_ridge_by_hand() -> None:
@@ -307,12 +384,30 @@ def test_absent_entropy_stands_for_the_mean_and_is_flagged() -> None:
     fit = Features(fit.prompt_BH, fit.reasoning_BH, entropy_BE)
     targets_B = torch.where(entropy_BE[:, 2].isnan(), 0.0, 1.0)
     probe = fit_probe(fit, targets_B, ProbeConfig(prompt_components=0, reasoning_components=0, alpha=1e-6))
-    torch.testing.assert_close(probe.entropy_mean_E[2], entropy_BE[1::2, 2].mean())
+    torch.testing.assert_close(probe.scalars.mean_S[2], entropy_BE[1::2, 2].mean())
     design_BK = probe.design(fit)
     assert design_BK.shape == (80, 6)
     assert (design_BK[::2, 2] == 0).all()
     torch.testing.assert_close(design_BK[:, 5], 1 - targets_B.double())
     torch.testing.assert_close(probe.predict(fit), targets_B, atol=1e-4, rtol=0)
+
+
+def test_the_sibling_s_reward_is_one_more_scalar() -> None:
+    """Targets that are the row's own reward: a probe that sees it learns them, one that does not cannot."""
+    fit = features_of(200)
+    reward_B = (torch.rand(200) > 0.5).float()
+    fit, blind = replace(fit, reward_B=reward_B), ProbeConfig(alpha=1e-3)
+    seeing = replace(blind, sibling_reward=True)
+    probe = fit_probe(fit, reward_B, seeing)
+    assert probe.design(fit).shape[1] == fit_probe(fit, reward_B, blind).design(fit).shape[1] + 2
+    torch.testing.assert_close(probe.predict(fit), reward_B, atol=1e-3, rtol=0)
+    # A failed reward is absent: the mean stands for it, as for an entropy.
+    failed = replace(fit, reward_B=torch.full((200,), torch.nan))
+    assert probe.scalars(failed)[:, 3].eq(0).all()
+    assert probe.scalars(failed)[:, 7].eq(1).all()
+    assert probe.predict(failed).isfinite().all()
+    with pytest.raises(ConfigError, match="sees the sibling's reward, and these features carry none"):
+        probe.predict(replace(fit, reward_B=None))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

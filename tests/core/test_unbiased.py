@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ class World:
         features = Features(
             self.prompt_PH[prompts_B], self.reasoning_PAH[prompts_B, actions_B], self.entropy_PAE[prompts_B, actions_B]
         )
-        return Rollouts(self.reward_PA[prompts_B, actions_B], groups_B, features)
+        weights_B = self.score_PAD.square().sum(2)[prompts_B, actions_B].float()
+        return Rollouts(self.reward_PA[prompts_B, actions_B], groups_B, features, weights_B=weights_B)
 
     def batch(self, actions_PG: Tensor) -> tuple[Rollouts, Tensor]:
         """One training batch: every prompt once, G rollouts of it. Returns the score vectors of its rollouts too."""
@@ -70,10 +72,19 @@ class World:
 WORLD = World()
 
 
-def estimator(baseline: str = "probe", steps: int = 4) -> ValueEstimator:
+# What the probe may see and weigh beyond the paper's form.
+FORMS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "reward": {"sibling_reward": True},
+    "weighted": {"weights": "score"},
+    "all": {"sibling_reward": True, "weights": "score", "head": "logistic"},
+}
+
+
+def estimator(baseline: str = "probe", steps: int = 4, form: str = "paper", capacity: int = 16) -> ValueEstimator:
     """A small buffer and a light penalty: the setting in which the planted mistakes hurt most."""
-    probe = ProbeConfig(prompt_components=None, reasoning_components=None, alpha=0.1)
-    made = ValueEstimator(EstimatorConfig(baseline, probe, capacity=16, cold_start_rows=4))
+    probe = ProbeConfig(prompt_components=None, reasoning_components=None, alpha=0.1, **FORMS[form])
+    made = ValueEstimator(EstimatorConfig(baseline, probe, capacity, cold_start_rows=4))
     draw = torch.Generator().manual_seed(5)
     for _ in range(steps):
         batch, _ = WORLD.batch(WORLD.sample(2, draw))
@@ -95,6 +106,22 @@ def same_rollout(warm: ValueEstimator, batch: Rollouts) -> Credit:
     """Planted mistake: b_i = g(z_i)."""
     credit = warm.credit(batch)
     return replace(credit, advantages_B=credit.rewards_B - credit.predictions_B)
+
+
+def own_reward(warm: ValueEstimator, batch: Rollouts) -> Credit:
+    """Planted mistake: the probe reads the sibling's states, but the rollout's own reward."""
+    swapped_B = torch.arange(len(batch.rewards_B)).view(-1, 2).flip(1).flatten()
+    credit = warm.credit(batch)
+    assert credit.features is not None
+    mixed = replace(credit.features, reward_B=batch.rewards_B[swapped_B])
+    predictions_B = warm.predict(mixed, credit.domains_B)
+    return replace(credit, advantages_B=credit.rewards_B - predictions_B[swapped_B])
+
+
+def own_weight(warm: ValueEstimator, batch: Rollouts) -> Credit:
+    """Planted mistake: the baseline is scaled by the rollout's own squared score at credit time."""
+    credit = warm.credit(batch)
+    return replace(credit, advantages_B=credit.rewards_B - credit.baselines_B * credit.weights_B)
 
 
 def refit_first(warm: ValueEstimator, batch: Rollouts) -> Credit:
@@ -122,9 +149,10 @@ def relative_error(gradient_D: Tensor) -> float:
     return float((gradient_D - WORLD.exact_D).norm() / WORLD.exact_D.norm())
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_cross_rollout_gradient_is_exact(size: int) -> None:
-    warm = estimator()
+def test_cross_rollout_gradient_is_exact(size: int, form: str) -> None:
+    warm = estimator(form=form)
     assert warm.credit(WORLD.all_groups(size)[0]).from_probe_B.all()
     assert relative_error(expected_gradient(warm, size)) < 1e-6
 
@@ -176,6 +204,11 @@ def test_enumeration_rejects_a_same_rollout_baseline() -> None:
     assert relative_error(expected_gradient(estimator(), 2, same_rollout)) > 0.1
 
 
+def test_enumeration_rejects_a_rollout_s_own_reward_or_weight() -> None:
+    assert relative_error(expected_gradient(estimator(form="reward"), 2, own_reward)) > 0.05
+    assert relative_error(expected_gradient(estimator(form="weighted"), 2, own_weight)) > 0.5
+
+
 def test_absent_features_of_some_actions_leave_the_gradient_exact() -> None:
     """Where z_j is missing, rollout i falls back to its sibling's reward: another baseline, as independent of y_i."""
     warm = estimator()
@@ -191,9 +224,9 @@ def test_absent_features_of_some_actions_leave_the_gradient_exact() -> None:
     assert relative_error(expected_gradient(warm, 2, with_holes)) < 1e-6
 
 
-def expected_over_batches(crediting: Crediting) -> Tensor:
+def expected_over_batches(crediting: Crediting, form: str = "paper") -> Tensor:
     """The same expectation over whole batches (81 of them): what matters once a probe mixes the prompts of a batch."""
-    warm = estimator()
+    warm = estimator(form=form)
     total_D = torch.zeros(PARAMETERS, dtype=torch.float64)
     for actions in itertools.product(range(ACTIONS), repeat=2 * PROMPTS):
         actions_PG = torch.tensor(actions).reshape(PROMPTS, 2)
@@ -204,9 +237,10 @@ def expected_over_batches(crediting: Crediting) -> Tensor:
     return total_D
 
 
-def test_enumeration_of_batches_accepts_crossing_and_rejects_a_refit_before_crediting() -> None:
-    assert relative_error(expected_over_batches(crossed)) < 1e-6
-    assert relative_error(expected_over_batches(refit_first)) > 0.1
+@pytest.mark.parametrize("form", FORMS)
+def test_enumeration_of_batches_accepts_crossing_and_rejects_a_refit_before_crediting(form: str) -> None:
+    assert relative_error(expected_over_batches(crossed, form)) < 1e-6
+    assert relative_error(expected_over_batches(refit_first, form)) > 0.1
 
 
 # --- statistics: by sampling ----------------------------------------------------------------------------------------
@@ -259,21 +293,42 @@ def test_sampling_accepts_a_run_in_order_and_rejects_one_that_refits_first() -> 
 # --- variance -------------------------------------------------------------------------------------------------------
 
 
-def gradient_variance(baseline: str, steps: int = 10) -> float:
+def variance_of(advantages_of: Callable[[Rollouts], Tensor]) -> float:
     """Trace of Cov of a group's mean gradient term, averaged over prompts: an exact sum over pairs of actions."""
     batch, score_BD, weight_B = WORLD.all_groups(2)
-    credit = estimator(baseline, steps).credit(batch)
-    terms_GD = (credit.advantages_B[:, None] * score_BD).reshape(-1, 2, PARAMETERS).mean(1)
+    terms_GD = (advantages_of(batch)[:, None] * score_BD).reshape(-1, 2, PARAMETERS).mean(1)
     weights_PN1 = weight_B[::2].reshape(PROMPTS, -1, 1)
     terms_PND = terms_GD.reshape(PROMPTS, -1, PARAMETERS)
     mean_P1D = (weights_PN1 * terms_PND).sum(1, keepdim=True)
     return float((weights_PN1 * (terms_PND - mean_P1D).square()).sum((1, 2)).mean())
 
 
+def gradient_variance(baseline: str, steps: int = 10, form: str = "paper", capacity: int = 16) -> float:
+    warm = estimator(baseline, steps, form, capacity)
+    return variance_of(lambda batch: warm.credit(batch).advantages_B)
+
+
+def oracle_variance(weighted: bool) -> float:
+    """With b(x) = E[|s|² r | x] / E[|s|² | x], the best function of the prompt; or with b(x) = E[r | x]."""
+    weight_PA = WORLD.pi_PA * (WORLD.score_PAD.square().sum(2) if weighted else 1)
+    value_P = (weight_PA * WORLD.reward_PA).sum(1) / weight_PA.sum(1)
+    prompts_B = torch.arange(PROMPTS).repeat_interleave(2 * ACTIONS**2)
+    return variance_of(lambda batch: batch.rewards_B - value_P[prompts_B])
+
+
 def test_informative_states_lower_the_variance() -> None:
     probe, leave_one_out, none = (gradient_variance(name) for name in ("probe", "leave-one-out", "none"))
     assert probe < 0.8 * leave_one_out
     assert probe < 0.5 * none
+
+
+def test_the_weighted_oracle_has_the_least_variance_and_the_weighted_probe_comes_close() -> None:
+    """Two prompts and a long buffer: the probe can express any function of the prompt, so it reaches its oracle."""
+    best, expected = oracle_variance(weighted=True), oracle_variance(weighted=False)
+    assert best < 0.97 * expected
+    weighted, plain = (gradient_variance("probe", 100, form, 400) for form in ("weighted", "paper"))
+    assert best <= weighted < 0.5 * (best + expected)
+    assert expected <= plain
 
 
 # --- independence, bit for bit --------------------------------------------------------------------------------------
@@ -289,12 +344,15 @@ def changed(batch: Rollouts, row: int, seed: int, reward: float, absent: bool) -
         values[row] = torch.nan if absent else 100 * torch.randn(values.shape[1:], generator=draw)
         return values
 
-    rewards_B = batch.rewards_B.clone()
+    rewards_B, weights_B = batch.rewards_B.clone(), another(batch.weights_B)
     rewards_B[row] = reward
-    return replace(batch, rewards_B=rewards_B, features=batch.features.map(another))
+    return replace(batch, rewards_B=rewards_B, features=batch.features.map(another), weights_B=weights_B)
 
 
-@pytest.mark.parametrize("baseline", ["probe", "leave-one-out", "shrinkage", "none"])
+@pytest.mark.parametrize(
+    ("baseline", "form"),
+    [*(("probe", form) for form in FORMS), *((name, "paper") for name in ("leave-one-out", "shrinkage", "none"))],
+)
 @given(
     size=st.sampled_from([2, 3, 4, 8]),
     steps=st.sampled_from([0, 4]),
@@ -304,14 +362,14 @@ def changed(batch: Rollouts, row: int, seed: int, reward: float, absent: bool) -
     failed=st.sets(st.integers(0, 15), max_size=6),
 )
 def test_a_rollout_never_moves_its_own_baseline(
-    baseline: str, size: int, steps: int, seed: int, reward: float, absent: bool, failed: set[int]
+    baseline: str, form: str, size: int, steps: int, seed: int, reward: float, absent: bool, failed: set[int]
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
     batch, _ = WORLD.batch(WORLD.sample(size, draw))
     rewards_B = batch.rewards_B.clone()
     rewards_B[[row for row in failed if row < len(rewards_B)]] = torch.nan
     batch = replace(batch, rewards_B=rewards_B)
-    warm = estimator(baseline, steps)
+    warm = estimator(baseline, steps, form)
     row = seed % len(rewards_B)
     before, after = warm.credit(batch), warm.credit(changed(batch, row, seed, reward, absent))
     assert before.baselines_B[row].view(torch.int32) == after.baselines_B[row].view(torch.int32)

@@ -13,7 +13,7 @@ from transformers import Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOTrainer
 
 import tiny_policy
-from poise.core import Features, Probe
+from poise.core import Credit, Features, Probe
 
 LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
     "one micro-batch": ({}, "train"),
@@ -44,6 +44,7 @@ class Watch(TrainerCallback):
 
     def __init__(self) -> None:
         self.windows: list[dict[str, Any]] = []
+        self.weights: list[Tensor] = []  # of each window, as the probe learnt them
 
     def attach(self, trainer: Any) -> None:
         generate = trainer._generate_and_score_completions
@@ -57,6 +58,13 @@ class Watch(TrainerCallback):
             return output
 
         trainer._generate_and_score_completions = spy
+        update = trainer.estimator.update
+
+        def note(credit: Credit) -> dict[str, float]:
+            self.weights.append(credit.weights_B.clone())
+            return update(credit)
+
+        trainer.estimator.update = note
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         gradient = [parameter.grad.clone() for parameter in kwargs["model"].parameters()]
@@ -96,7 +104,9 @@ def reference_gradient(
         answer = response[response > ends[0]] if len(ends) else response[:0]
         parts = [entropy[i, part].mean() for part in (response, reasoning, answer)]
         rows.append((hidden[i, prompt].mean(0), hidden[i, width + reasoning[-10:]].mean(0), torch.stack(parts)))
-    features = Features(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    surprise = ((1 - log_p_taken.detach().exp()).square() * response_mask).sum(1)
+    torch.testing.assert_close(window["weights_B"], surprise, atol=1e-5, rtol=1e-4)
+    features = Features(*(torch.stack(column) for column in zip(*rows, strict=True)), reward_B=rewards_B)
     probe: Probe | None = window["probe"]
     assert probe is not None
     predictions = probe.predict(features).tolist()
@@ -131,6 +141,7 @@ def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path) -> None:
     settings, mode = LAYOUTS[layout]
     # One domain, so that one probe credits every row; without a learning rate every window sees the same policy.
     settings = {"learning_rate": 0.0, "max_grad_norm": 0.0, "max_steps": 6, "domain_column": "", **settings}
+    settings |= {"probe_weights": "score", "probe_sibling_reward": True}  # everything that the probe can see
     trainer = tiny_policy.trainer(tmp_path, model=saved_policy(tmp_path), **settings)
     assert trainer.capture_mode == mode
     watch = Watch()
@@ -139,7 +150,9 @@ def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path) -> None:
     trainer.train()
     # A window of several updates has several gradients, an update over several windows one: compare their means.
     per_step = trainer.args.gradient_accumulation_steps // trainer.window or 1
-    windows = watch.windows[2 * per_step : 3 * per_step]
+    assert len(watch.weights) == len(watch.windows)
+    windows = [window | {"weights_B": w} for window, w in zip(watch.windows, watch.weights, strict=True)]
+    windows = windows[2 * per_step : 3 * per_step]
     taken = mean([gradient for window in windows for gradient in window["gradients"]])
     expected = mean([reference_gradient(trainer.model, window, trainer.num_generations) for window in windows])
     error = sum((a - b).square().sum() for a, b in zip(taken, expected, strict=True)).sqrt()

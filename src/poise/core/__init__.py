@@ -14,6 +14,7 @@ from poise.core.estimator import EstimatorConfig, ValueEstimator, credit_metrics
 from poise.core.features import Features
 from poise.core.probe import Probe, ProbeConfig, fit_probe
 from poise.core.rollouts import Credit, Rollouts, domain_id
+from poise.core.scores import squared_score
 from poise.core.states import StateCapture, StateSpec, decoder_blocks, resolve_layer
 from poise.core.tokens import TokenLayout, token_entropy
 from poise.core.trees import load_state, map_tensors, save_state
@@ -41,6 +42,7 @@ __all__ = [
     "prediction_metrics",
     "resolve_layer",
     "save_state",
+    "squared_score",
     "token_entropy",
     "variance_ratio",
 ]

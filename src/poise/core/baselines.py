@@ -22,20 +22,25 @@ BaselineName = Literal["probe", "leave-one-out", "shrinkage", "group-mean", "non
 Baseline = Callable[[Float[Tensor, "P G"], Float[Tensor, "P G"]], Float[Tensor, "P G"]]
 
 
-def mean_of_others(values_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """Mean over the siblings j != i that have a value; NaN where there is none.
+def mean_of_others(
+    values_PG: Float[Tensor, "P G"], weights_PG: Float[Tensor, "P G"] | None = None
+) -> Float[Tensor, "P G"]:
+    """Mean over the siblings j != i that have a value, weighted if weights are given; NaN where there is none.
 
     >>> mean_of_others(torch.tensor([[1.0, 0.0, torch.nan]])).tolist()
     [[0.0, 1.0, 0.5]]
+    >>> mean_of_others(torch.tensor([[1.0, 0.0, 7.0]]), torch.tensor([[1.0, 3.0, 9.0]])).tolist()
+    [[5.25, 6.400000095367432, 0.25]]
 
     The rollout's own value enters with weight exactly zero, not by subtraction from a sum, so the result does not
     depend on it even in rounding.
     """
-    known_PG = ~values_PG.isnan()
+    share_PG = torch.ones_like(values_PG) if weights_PG is None else weights_PG.to(values_PG)
+    share_PG = torch.where(values_PG.isnan(), 0.0, share_PG)
     others_GG = 1 - torch.eye(values_PG.shape[1], dtype=values_PG.dtype, device=values_PG.device)
-    sum_PG = values_PG.nan_to_num(0.0) @ others_GG
-    count_PG = known_PG.to(values_PG) @ others_GG
-    return sum_PG / _known(count_PG)
+    sum_PG = (values_PG.nan_to_num(0.0) * share_PG) @ others_GG
+    total_PG = share_PG @ others_GG
+    return sum_PG / _known(total_PG)
 
 
 def cross_rollout(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -17,10 +17,19 @@ _PIECE_ROWS = 128
 
 @dataclass(frozen=True)
 class CrossedPairs:
-    """Rows (z_i -> mean reward of i's siblings), rows of a group adjacent, all of them usable."""
+    """Rows (z_i -> mean reward of i's siblings), rows of a group adjacent, all of them usable.
+
+    Args:
+        features: of rollout i, its own reward included.
+        targets_B, target_weights_B: as in `Credit`: what z_i is to predict of its siblings, and how much that counts.
+        weights_B: i's own weight.
+        groups_B: which rows are siblings.
+    """
 
     features: Features
     targets_B: Float[Tensor, " B"]
+    target_weights_B: Float[Tensor, " B"]
+    weights_B: Float[Tensor, " B"]
     groups_B: Int[Tensor, " B"]
 
     def __len__(self) -> int:
@@ -74,7 +83,7 @@ class RollingBuffer:
         _, local_B = pairs.groups_B.unique(return_inverse=True)
         order_B = local_B.argsort(stable=True)
         new = pairs.select(order_B)
-        new = CrossedPairs(new.features, new.targets_B, local_B[order_B] + self.groups_seen)
+        new = replace(new, groups_B=local_B[order_B] + self.groups_seen)
         self.groups_seen += int(local_B.max()) + 1
         held = self.pairs
         evicted = self._first_kept(new.groups_B if held is None else torch.cat([held.groups_B, new.groups_B]))

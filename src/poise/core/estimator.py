@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor
 from poise.core import baselines as bl
 from poise.core.buffer import CrossedPairs, RollingBuffer
 from poise.core.diagnostics import prediction_metrics, variance_ratio
+from poise.core.features import Features
 from poise.core.probe import Probe, ProbeConfig, fit_probe
 from poise.core.rollouts import Credit, Grouping, Rollouts
+from poise.core.scores import known_weights
 from poise.core.trees import flatten, map_tensors, restore
 from poise.errors import ConfigError, StateMismatchError
 
@@ -101,18 +103,20 @@ class ValueEstimator:
         Raises:
             ConfigError: the probe is asked for, but the rollouts carry no features.
         """
-        if self.config.baseline == "probe" and rollouts.features is None:
-            raise ConfigError("baseline='probe' needs features, and these rollouts carry none")
+        self._refuse_incomplete(rollouts)
         began = time.perf_counter()
         rewards_B = rollouts.rewards_B.float()
         rewards_B = torch.where(rewards_B.isfinite(), rewards_B, torch.nan)
         domains_B = rollouts.domains_B if rollouts.domains_B is not None else torch.zeros_like(rollouts.groups_B)
-        predictions_B = self.predict(rollouts, domains_B)
+        weights_B = self._weights_of(rollouts)
+        features = replace(rollouts.features, reward_B=rewards_B) if rollouts.features is not None else None
+        predictions_B = self.predict(features, domains_B)
         grouping = Grouping.of(rollouts.groups_B)
         rewards_PG, predictions_PG = grouping.pack(rewards_B), grouping.pack(predictions_B)
         chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
-        siblings_PG = bl.mean_of_others(rewards_PG)
-        baselines_PG = bl.first_known(chosen_PG, siblings_PG, bl.other_prompts(rewards_PG))
+        baselines_PG = bl.first_known(chosen_PG, bl.mean_of_others(rewards_PG), bl.other_prompts(rewards_PG))
+        weights_PG = grouping.pack(weights_B)
+        verified_PG = torch.where(rewards_PG.isnan(), torch.nan, weights_PG)
         baselines_B = grouping.unpack(baselines_PG)
         self._predict_seconds += time.perf_counter() - began
         return Credit(
@@ -122,22 +126,37 @@ class ValueEstimator:
             predictions_B=predictions_B,
             baselines_B=baselines_B,
             advantages_B=(rewards_B - baselines_B).nan_to_num(0.0),
-            targets_B=grouping.unpack(siblings_PG),
+            targets_B=grouping.unpack(bl.mean_of_others(rewards_PG, weights_PG)),
+            target_weights_B=grouping.unpack(bl.mean_of_others(verified_PG)),
+            weights_B=weights_B,
             from_probe_B=grouping.unpack(~chosen_PG.isnan()) & (self.config.baseline == "probe"),
-            features=rollouts.features,
+            features=features,
             version=self.version,
         )
 
-    def predict(self, rollouts: Rollouts, domains_B: Tensor) -> Tensor:
+    def _refuse_incomplete(self, rollouts: Rollouts) -> None:
+        if self.config.baseline != "probe":
+            return
+        if rollouts.features is None:
+            raise ConfigError("baseline='probe' needs features, and these rollouts carry none")
+        if self.config.probe.weights == "score" and rollouts.weights_B is None:
+            raise ConfigError("a probe with weights='score' needs the rollouts' squared scores, and these carry none")
+
+    def _weights_of(self, rollouts: Rollouts) -> Tensor:
+        if self.config.probe.weights == "none" or rollouts.weights_B is None:
+            return torch.ones_like(rollouts.rewards_B, dtype=torch.float32)
+        return known_weights(rollouts.weights_B.float())
+
+    def predict(self, features: Features | None, domains_B: Tensor) -> Tensor:
         """g(z_i) for each rollout from its own features: its domain's probe, else the shared one, else NaN (cold)."""
-        predictions_B = torch.full_like(rollouts.rewards_B, torch.nan, dtype=torch.float32)
-        if rollouts.features is None or self.version < self.config.cold_start_steps:
+        predictions_B = torch.full_like(domains_B, torch.nan, dtype=torch.float32)
+        if features is None or self.version < self.config.cold_start_steps:
             return predictions_B
         for domain in domains_B.unique().tolist():
             probe = self._warm(domain) or self._warm(SHARED)
             rows_B = domains_B == domain
             if probe is not None:
-                predictions_B[rows_B] = probe.predict(rollouts.features.select(rows_B)).to(predictions_B)
+                predictions_B[rows_B] = probe.predict(features.select(rows_B)).to(predictions_B)
         return predictions_B
 
     def _warm(self, domain: int) -> Probe | None:
@@ -185,7 +204,13 @@ class ValueEstimator:
             rows_B = usable_B & (credit.domains_B == domain)
             buffer = self.buffers.setdefault(domain, RollingBuffer(self.config.capacity))
             buffer.append(
-                CrossedPairs(credit.features.select(rows_B), credit.targets_B[rows_B], credit.groups_B[rows_B])
+                CrossedPairs(
+                    credit.features.select(rows_B),
+                    credit.targets_B[rows_B],
+                    credit.target_weights_B[rows_B],
+                    credit.weights_B[rows_B],
+                    credit.groups_B[rows_B],
+                )
             )
             grown.append(domain)
         return grown
@@ -198,7 +223,8 @@ class ValueEstimator:
         for key in dict.fromkeys(keys):
             pairs = self._pairs_of(key)
             if self._is_main:
-                probe = fit_probe(pairs.features, pairs.targets_B, self.config.probe, self.probes.get(key))
+                weights_B = pairs.target_weights_B if self.config.probe.weights == "score" else None
+                probe = fit_probe(pairs.features, pairs.targets_B, self.config.probe, self.probes.get(key), weights_B)
                 # The layout that it has when loaded from disk: others multiply to the last bit differently.
                 self.probes[key] = map_tensors(probe, torch.Tensor.contiguous)
             self.fitted_rows[key] = len(pairs)

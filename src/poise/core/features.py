@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from poise.core.trees import cat_tensors, map_tensors
+from poise.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Features:
         prompt_BH: mean hidden state of the last n prompt tokens, fp32.
         reasoning_BH: mean hidden state of the last n reasoning tokens, fp32.
         entropy_BE: mean token entropy (nats) over output, reasoning, answer; NaN where the part is absent.
+        reward_B: the rollout's own verified reward, NaN where verification failed. It may inform a *sibling's*
+            baseline, like everything else here, and never the rollout's own. The estimator fills it in.
 
     A row whose states are not finite (no tokens, overflow) is absent: it predicts nothing and is never learnt from.
 
@@ -29,6 +32,7 @@ class Features:
     prompt_BH: Float[Tensor, "B H"]
     reasoning_BH: Float[Tensor, "B H2"]
     entropy_BE: Float[Tensor, "B E"]
+    reward_B: Float[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_BH)
@@ -37,6 +41,14 @@ class Features:
     def present_B(self) -> Bool[Tensor, " B"]:
         """Which rows have features."""
         return _finite_rows(self.prompt_BH) & _finite_rows(self.reasoning_BH)
+
+    def scalars(self, with_reward: bool) -> Float[Tensor, "B S"]:
+        """The numbers that may be absent (NaN): the entropies, and the reward if it is asked for."""
+        if not with_reward:
+            return self.entropy_BE
+        if self.reward_B is None:
+            raise ConfigError("the probe sees the sibling's reward, and these features carry none (reward_B)")
+        return torch.cat([self.entropy_BE, self.reward_B[:, None].to(self.entropy_BE)], dim=1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Features:
         """Apply `function` to each tensor: a gather over ranks, a move to a device, an index."""

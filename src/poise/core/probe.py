@@ -15,6 +15,7 @@ from torch import Tensor
 from poise.core.features import Features
 from poise.core.heads import Head, fit_logistic, fit_ridge
 from poise.core.projection import Projection, fit_projection
+from poise.core.scores import relative_weights
 from poise.errors import ConfigError
 
 
@@ -28,6 +29,10 @@ class ProbeConfig:
             as it is (paper v2).
         alpha: L2 penalty, in the units of scikit-learn's Ridge (sum of squared errors + alpha * squared weights).
         clip: range that predictions are clipped to; None learns it from the rewards seen.
+        sibling_reward: the probe also sees the reward of the rollout whose states it sees, so that leave-one-out is a
+            special case of it.
+        weights: "score" fits by least squares weighted with the rollouts' squared scores, whose minimiser is the
+            baseline of least gradient variance; "none" predicts the expected reward.
 
     Source: PCA 32 + 64 and alpha 100 are the published Qwen3-4B settings (authors' code and paper v3).
     """
@@ -37,6 +42,8 @@ class ProbeConfig:
     reasoning_components: int | None = 64
     alpha: float = 100.0
     clip: tuple[float, float] | None = None
+    sibling_reward: bool = False
+    weights: Literal["none", "score"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("prompt_components", "reasoning_components"):
@@ -53,12 +60,11 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted probe g: features of a rollout -> expected reward of its prompt."""
+    """A fitted probe g: features of a rollout -> expected reward of its siblings."""
 
     prompt: Projection
     reasoning: Projection
-    entropy_mean_E: Tensor
-    entropy_scale_E: Tensor
+    scalars: Scalars
     head: Head
 
     def predict(self, features: Features) -> Float[Tensor, " B"]:
@@ -67,21 +73,49 @@ class Probe:
         return torch.where(features.present_B, value_B, torch.nan)
 
     def design(self, features: Features) -> Float[Tensor, "B K"]:
-        """The probe's regressors: components of both blocks, entropies (absent = mean), and which ones were absent."""
-        entropy_BE2 = _entropy_columns(features.entropy_BE, self.entropy_mean_E, self.entropy_scale_E)
-        return _joined(self.prompt(features.prompt_BH), self.reasoning(features.reasoning_BH), entropy_BE2)
+        """The probe's regressors: components of both blocks, scalars (absent = mean), and which ones were absent."""
+        return _joined(self.prompt(features.prompt_BH), self.reasoning(features.reasoning_BH), self.scalars(features))
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """Standardises the numbers that may be absent: zero (the mean) where absent, followed by which ones were absent."""
+
+    mean_S: Tensor
+    scale_S: Tensor
+    with_reward: bool
+
+    def __call__(self, features: Features) -> Float[Tensor, "B S2"]:
+        scalars_BS = features.scalars(self.with_reward).to(self.mean_S)
+        absent_BS = ~scalars_BS.isfinite()
+        standard_BS = (scalars_BS - self.mean_S) / self.scale_S
+        return torch.cat([torch.where(absent_BS, 0.0, standard_BS), absent_BS.to(self.mean_S)], dim=1)
+
+    @staticmethod
+    def fit(features: Features, with_reward: bool) -> Scalars:
+        scalars_BS = features.scalars(with_reward)
+        known_BS = scalars_BS.isfinite()
+        count_S = known_BS.sum(0).clamp_min(1)
+        mean_S = torch.where(known_BS, scalars_BS, 0.0).sum(0) / count_S
+        variance_S = torch.where(known_BS, scalars_BS - mean_S, 0.0).square().sum(0) / count_S
+        return Scalars(mean_S, torch.where(variance_S > 1e-12, variance_S.sqrt(), 1.0), with_reward)
 
 
 def fit_probe(
-    features: Features, targets_B: Float[Tensor, " B"], config: ProbeConfig, previous: Probe | None = None
+    features: Features,
+    targets_B: Float[Tensor, " B"],
+    config: ProbeConfig,
+    previous: Probe | None = None,
+    weights_B: Float[Tensor, " B"] | None = None,
 ) -> Probe:
-    """Fit a probe by least squares (or penalised likelihood) on crossed pairs.
+    """Fit a probe by weighted least squares (or penalised likelihood) on crossed pairs.
 
     Args:
         features: B rows, all present.
         targets_B: for each row the mean reward of its siblings, any finite scale.
         config: components, head, penalty, clip range.
         previous: last step's probe, whose basis warm-starts the components.
+        weights_B: how much each row counts, on any scale; None counts them alike.
 
     Raises:
         ConfigError: no row, or a row without features or target.
@@ -91,28 +125,14 @@ def fit_probe(
     previous_of = (previous.prompt, previous.reasoning) if previous is not None else (None, None)
     prompt, prompt_BK = fit_projection(features.prompt_BH, config.prompt_components, previous_of[0])
     reasoning, reasoning_BK = fit_projection(features.reasoning_BH, config.reasoning_components, previous_of[1])
-    mean_E, scale_E = _entropy_moments(features.entropy_BE)
-    design_BK = _joined(prompt_BK, reasoning_BK, _entropy_columns(features.entropy_BE, mean_E, scale_E))
+    scalars = Scalars.fit(features, config.sibling_reward)
+    design_BK = _joined(prompt_BK, reasoning_BK, scalars(features))
     targets_B = targets_B.double()
     low, high = config.clip or (float(targets_B.min()), float(targets_B.max()))
     fit = fit_ridge if config.head == "ridge" else fit_logistic
-    return Probe(prompt, reasoning, mean_E, scale_E, fit(design_BK, targets_B, config.alpha, low, high))
+    relative_B = None if weights_B is None else relative_weights(weights_B)
+    return Probe(prompt, reasoning, scalars, fit(design_BK, targets_B, config.alpha, low, high, relative_B))
 
 
 def _joined(*blocks: Tensor) -> Tensor:
     return torch.cat([block.double() for block in blocks], dim=1)
-
-
-def _entropy_columns(entropy_BE: Tensor, mean_E: Tensor, scale_E: Tensor) -> Tensor:
-    """Standardised entropies, zero (the mean) where absent, followed by which ones were absent."""
-    absent_BE = ~entropy_BE.isfinite()
-    standard_BE = (entropy_BE.to(mean_E) - mean_E) / scale_E
-    return torch.cat([torch.where(absent_BE, 0.0, standard_BE), absent_BE.to(mean_E)], dim=1)
-
-
-def _entropy_moments(entropy_BE: Tensor) -> tuple[Tensor, Tensor]:
-    known_BE = entropy_BE.isfinite()
-    count_E = known_BE.sum(0).clamp_min(1)
-    mean_E = torch.where(known_BE, entropy_BE, 0.0).sum(0) / count_E
-    variance_E = torch.where(known_BE, entropy_BE - mean_E, 0.0).square().sum(0) / count_E
-    return mean_E, torch.where(variance_E > 1e-12, variance_E.sqrt(), 1.0)

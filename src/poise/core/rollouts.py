@@ -33,23 +33,29 @@ class Rollouts:
         groups_B: rollouts of one prompt share a number.
         features: internal states; None if the baseline needs none.
         domains_B: `domain_id` of each rollout's domain; None if there is one domain.
+        weights_B: a proxy of the rollout's squared score |∇log π(y|x)|², on any scale, from the same forward pass
+            (`squared_score`); None if the fit is not weighted. Only past batches' weights ever reach a baseline.
     """
 
     rewards_B: Float[Tensor, " B"]
     groups_B: Int[Tensor, " B"]
     features: Features | None = None
     domains_B: Int[Tensor, " B"] | None = None
+    weights_B: Float[Tensor, " B"] | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"rewards": len(self.rewards_B), "groups": len(self.groups_B)}
-        if self.features is not None:
-            lengths["features"] = len(self.features)
-        if self.domains_B is not None:
-            lengths["domains"] = len(self.domains_B)
+        columns = {
+            "rewards": self.rewards_B,
+            "groups": self.groups_B,
+            "features": self.features,
+            "domains": self.domains_B,
+            "weights": self.weights_B,
+        }
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if len(self.rewards_B) == 0:
             raise ConfigError("there is nothing to credit: the batch holds no rollout")
         if len(set(lengths.values())) > 1:
-            raise ConfigError(f"rollouts need one row each of rewards, groups, features and domains; got {lengths}")
+            raise ConfigError(f"rollouts need one row each of {', '.join(lengths)}; got {lengths}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,10 @@ class Credit:
             where the probe is cold or the states are absent.
         baselines_B: NaN where none exists.
         advantages_B: r_i - b_i; 0 where the rollout leaves the update.
-        targets_B: mean reward of the siblings, what z_i is to predict; NaN where no sibling has a reward.
+        targets_B: what z_i is to predict: the siblings' mean reward, weighted by `weights_B`; NaN where no sibling has
+            a reward.
+        target_weights_B: how much the pair counts in the fit: the mean weight of those siblings; NaN likewise.
+        weights_B: as in `Rollouts`; 1 where it gave none.
         from_probe_B: whether the baseline is the probe's.
         features: as in `Rollouts`.
         version: how many updates the probe had seen.
@@ -76,6 +85,8 @@ class Credit:
     baselines_B: Float[Tensor, " B"]
     advantages_B: Float[Tensor, " B"]
     targets_B: Float[Tensor, " B"]
+    target_weights_B: Float[Tensor, " B"]
+    weights_B: Float[Tensor, " B"]
     from_probe_B: Bool[Tensor, " B"]
     features: Features | None
     version: int

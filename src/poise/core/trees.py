@@ -21,7 +21,7 @@ from torch import Tensor
 from poise.errors import StateMismatchError
 
 T = TypeVar("T")
-SCHEMA = 1
+SCHEMA = 2  # 2: weights and rewards in the buffer
 
 
 def map_tensors(tree: T, function: Callable[[Tensor], Tensor]) -> T:

@@ -62,6 +62,16 @@ class PoiseConfig(GRPOConfig):
     probe_clip: list[float] | None = field(
         default=None, metadata={"help": "Range that predictions are clipped to; learned from the rewards if not given."}
     )
+    probe_weights: str = field(
+        default="none",
+        metadata={
+            "help": "'score': fitted with the rollouts' squared scores as weights, the probe is the baseline of "
+            "least gradient variance; 'none': it is fitted to the expected reward."
+        },
+    )
+    probe_sibling_reward: bool = field(
+        default=False, metadata={"help": "Whether the probe also sees the reward of the sibling whose states it sees."}
+    )
     buffer_capacity: int = field(default=4096, metadata={"help": "Rows of the probe's buffer, per domain."})
     cold_start_rows: int = field(
         default=256, metadata={"help": "Rows the probe must be fitted on before it is used; leave-one-out until then."}
@@ -145,12 +155,16 @@ class PoiseConfig(GRPOConfig):
             raise ConfigError(f"probe_clip takes two numbers, low and high, got {self.probe_clip}")
         if self.probe_head not in ("ridge", "logistic"):
             raise ConfigError(f"unknown probe_head {self.probe_head!r}; choose 'ridge' or 'logistic'")
+        if self.probe_weights not in ("none", "score"):
+            raise ConfigError(f"unknown probe_weights {self.probe_weights!r}; choose 'none' or 'score'")
         probe = ProbeConfig(
             head="ridge" if self.probe_head == "ridge" else "logistic",
             prompt_components=self.prompt_components,
             reasoning_components=self.reasoning_components,
             alpha=self.probe_alpha,
             clip=clip,
+            sibling_reward=self.probe_sibling_reward,
+            weights="score" if self.probe_weights == "score" else "none",
         )
         return EstimatorConfig(
             baseline=self.baseline,  # pyright: ignore[reportArgumentType] (checked against BASELINES)

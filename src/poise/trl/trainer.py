@@ -37,6 +37,7 @@ from poise.core import (
     load_state,
     map_tensors,
     save_state,
+    squared_score,
 )
 from poise.errors import CaptureError, RewardError
 from poise.trl import contract
@@ -46,6 +47,7 @@ from poise.trl.windows import WholeWindows, keep_groups_together
 
 logger = logging.getLogger(__name__)
 CaptureMode = Literal["none", "old", "train", "extra"]
+Captured = tuple[Features, Tensor]  # of a forward pass: each rollout's features, and its squared score
 STATE_FILE = "poise.safetensors"
 
 
@@ -102,7 +104,7 @@ class PoiseTrainer(GRPOTrainer):
             broadcast=self._broadcast,
         )
         self.add_callback(WholeWindows(self))
-        self._on_capture: Callable[[Features], None] | None = None
+        self._on_capture: Callable[[Captured], None] | None = None
         self._parts: list[tuple[Credit, Tensor]] = []
         self._capture_seconds = 0.0
         self._failed_batches = 0
@@ -170,14 +172,21 @@ class PoiseTrainer(GRPOTrainer):
             result = forward(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         self._capture_seconds += states.seconds
         entropy_B3 = layout.entropy_features(result[1].detach().float(), self._capture.spec.end_of_reasoning)
-        on_capture(Features(states.prompt_BH, states.reasoning_BH, entropy_B3))
+        features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3)
+        on_capture((features, self._squared_score(result[0], attention_mask[:, response])))
         return result
 
-    def _extra_forward(self, output: dict[str, Any]) -> Features:
+    def _squared_score(self, log_probs_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """How much each rollout weighs in the gradient's variance, under this loss."""
+        weights_B = squared_score(log_probs_BT, mask_BT)
+        # TRL's "grpo" divides each rollout's term by its own length, and so its score.
+        return weights_B / mask_BT.sum(1).clamp_min(1).square() if self.loss_type == "grpo" else weights_B
+
+    def _extra_forward(self, output: dict[str, Any]) -> Captured:
         """One forward pass over the generated batch, without gradient or dropout, for its states alone."""
         known = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
         images = {name: value for name, value in output.items() if name in known}
-        captured: list[Features] = []
+        captured: list[Captured] = []
         self._on_capture = captured.append
         self.model.eval()
         try:
@@ -203,7 +212,7 @@ class PoiseTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         is_training = self.model.training
-        captured: list[Features] = []
+        captured: list[Captured] = []
         if is_training and self.capture_mode == "old":
             self._on_capture = captured.append
         try:
@@ -227,8 +236,8 @@ class PoiseTrainer(GRPOTrainer):
             captured = [self._extra_forward(output)]
         gather = self.accelerator.gather
         groups_B = torch.arange(len(self._rewards_B), device=row_B.device) // self.num_generations
-        features = captured[0].map(gather) if captured else None
-        credit = self.estimator.credit(Rollouts(self._rewards_B, groups_B, features, gather(domains_B)))
+        features, weights_B = (captured[0][0].map(gather), gather(captured[0][1])) if captured else (None, None)
+        credit = self.estimator.credit(Rollouts(self._rewards_B, groups_B, features, gather(domains_B), weights_B))
         if self.args.baseline != "group-mean":  # there TRL's own advantages stand, scaling included
             output["advantages"] = credit.advantages_B[row_B].to(output["advantages"])
         self._close_window(credit)
@@ -264,11 +273,12 @@ class PoiseTrainer(GRPOTrainer):
             raise CaptureError("TRL computed a loss without the forward pass that carries the internal states")
         return loss
 
-    def _credit_micro_batch(self, inputs: dict[str, Any], features: Features) -> None:
+    def _credit_micro_batch(self, inputs: dict[str, Any], captured: Captured) -> None:
         """Runs after the training forward and before the loss reads `inputs["advantages"]`."""
-        row_B = inputs["poise_row"]
+        row_B, (features, weights_B) = inputs["poise_row"], captured
         groups_B = row_B // self.num_generations
-        credit = self.estimator.credit(Rollouts(inputs["poise_reward"], groups_B, features, inputs["poise_domain"]))
+        rollouts = Rollouts(inputs["poise_reward"], groups_B, features, inputs["poise_domain"], weights_B)
+        credit = self.estimator.credit(rollouts)
         inputs["advantages"] = credit.advantages_B.to(inputs["advantages"])
         inputs["poise_credited"] = True
         self._parts.append((credit, row_B))

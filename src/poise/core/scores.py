@@ -1,0 +1,66 @@
+"""How much each rollout weighs in the gradient's variance: a proxy of its squared score, and the weights of a fit.
+
+The variance of (r - b) s, with s = ∇log π(y|x), is smallest at b*(x) = E[|s|² r | x] / E[|s|² | x], not at the expected
+reward. Least squares with weights |s|² finds the best approximation of b* that the probe can express.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# A row counts at most this many times the mean: beyond, a handful of rollouts would decide the fit (docs/log.md).
+MAX_RATIO = 10.0
+# And at least this much of it, so that a group of certain rollouts still has a mean.
+_MIN_RATIO = 1e-6
+
+
+def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[Tensor, " B"]:
+    """Σ_t (1 − π_t)² over a rollout's tokens, π_t the probability of the token that was drawn.
+
+    It is the drawn token's part of |e − π|², the squared gradient of log π_t with respect to the logits; the network
+    behind them is taken to scale all tokens alike. Rollouts that the policy was sure of weigh nothing.
+
+    Args:
+        log_probs_BT: log π_t (nats) of the drawn tokens, from the forward pass that the states come from.
+        mask_BT: which tokens the policy wrote; the others are inert, whatever their value.
+
+    >>> squared_score(torch.tensor([[0.5, 0.75], [1.0, 0.5]]).log(), torch.tensor([[1, 1], [1, 0]])).tolist()
+    [0.3125, 0.0]
+    """
+    surprise_BT = (1 - log_probs_BT.detach().float().exp()).square()
+    return torch.where(mask_BT.bool(), surprise_BT, 0.0).sum(1)
+
+
+def relative_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Weights of mean 1, so that a penalty means the same on every scale; none above 10 times the mean before that.
+
+    >>> relative_weights(torch.tensor([0.0, 3.0, 9.0])).tolist()
+    [0.0, 0.75, 2.25]
+
+    Weights that are all zero count alike.
+    """
+    weights_B = weights_B.double()
+    mean = weights_B.mean()
+    if not float(mean) > 0:
+        return torch.ones_like(weights_B)
+    weights_B = weights_B.clamp_max(MAX_RATIO * mean)
+    return weights_B / weights_B.mean()
+
+
+def known_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Positive, finite weights: the mean stands for one that is missing, a millionth of it for a zero."""
+    known_B = weights_B.isfinite() & (weights_B >= 0)
+    mean = weights_B[known_B].mean() if bool(known_B.any()) else weights_B.new_tensor(0.0)
+    mean = mean if float(mean) > 0 else weights_B.new_tensor(1.0)
+    return torch.where(known_B, weights_B, mean).clamp_min(_MIN_RATIO * float(mean))
+
+
+def effective_rows(weights_B: Float[Tensor, " B"]) -> float:
+    """(Σw)² / Σw²: as many rows of equal weight would say as much.
+
+    >>> effective_rows(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    2.0
+    """
+    return float(weights_B.sum().square() / weights_B.square().sum().clamp_min(1e-30))
