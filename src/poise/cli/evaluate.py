@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from poise.cli.parse import parse_settings, show_help, take_options
+from poise.cli.parse import SettingsT, parse_settings, show_help, take_options
 from poise.eval.command import EvalConfig
 from poise.runs.folder import RunFolder
 
@@ -31,22 +31,25 @@ def main(argv: list[str]) -> int:
     hush()
     run = RunFolder(settings.model)
     if run.exists:
-        settings = parse_settings(_defaults_of(run), words.rest, "poise eval", config)
+        settings = parse_settings(with_defaults_of(run, EvalConfig()), words.rest, "poise eval", config)
 
     from poise.eval.command import run as evaluate
 
     return evaluate(settings)
 
 
-def _defaults_of(run: RunFolder) -> EvalConfig:
-    """Defaults taken from a training run. Several summed rewards have no name, so the task's own is left to judge."""
+def with_defaults_of(run: RunFolder, base: SettingsT) -> SettingsT:
+    """Settings with the task, seed, reward and length limit of a training run as their defaults.
+
+    Several summed rewards have no name, so the task's own is left to judge.
+    """
     from poise.runs.prompts import task_name, task_options
 
     saved = run.saved_settings()
     other = saved.data.eval_task
     options = {} if other else task_options(saved.data)
     return replace(
-        EvalConfig(),
+        base,  # pyright: ignore
         task=other or task_name(saved.data),
         task_options=tuple(f"{key}={value}" for key, value in options.items()),
         seed=saved.data.data_seed,

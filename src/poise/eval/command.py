@@ -75,14 +75,14 @@ def run(config: EvalConfig) -> int:
 
     # What can be wrong cheaply is found before a model is loaded.
     other = Evaluation.from_json(_evaluation_file(config.against)) if config.against else None
-    options = _options("task", config.task_options)
+    options = named_options("task", config.task_options)
     dataset = load_task(config.task, config.split, config.size, config.seed, **options)
     reward = config.reward or reward_of(config.task)
     verify = verifier(reward)
     sampling = _sampling(config)
-    out = Path(config.out or Path("runs", "eval", f"{_slug(config.model)}-{_slug(config.task)}"))
+    out = Path(config.out or Path("runs", "eval", f"{slug(config.model)}-{slug(config.task)}"))
     console = Console()
-    sampler = _sampler(config)
+    sampler = load_sampler(config)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("sampling", total=len(dataset))
         found = evaluate_with(
@@ -146,7 +146,8 @@ def _evaluation_file(place: str) -> Path:
     return path / "evaluation.json" if path.is_dir() else path
 
 
-def _options(kind: str, texts: tuple[str, ...]) -> dict[str, Any]:
+def named_options(kind: str, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Options given as name=value, read as JSON where they are JSON."""
     from poise.tasks import parse_options
 
     pairs = {}
@@ -169,11 +170,16 @@ def _sampling(config: EvalConfig) -> Sampling:
         batch_size=config.batch_size,
         seed=config.seed,
         stop=config.stop,
-        template=_options("template", config.template_options),
+        template=named_options("template", config.template_options),
     )
 
 
-def _sampler(config: EvalConfig) -> Sampler:
+def load_sampler(config: EvalConfig) -> Sampler:
+    """The model and its tokenizer on the device, as something that samples.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -201,10 +207,10 @@ def _sampler(config: EvalConfig) -> Sampler:
 
 def _described(config: EvalConfig) -> dict[str, Any]:
     names = ("model", "revision", "task", "task_options", "split", "size", "sampler", "dtype")
-    return {**{name: getattr(config, name) for name in names}, "weights": _weights(config.model)}
+    return {**{name: getattr(config, name) for name in names}, "weights": weights_of(config.model)}
 
 
-def _weights(model: str) -> str | None:
+def weights_of(model: str) -> str | None:
     """Sizes and times of a local model's weight files: samples of a model that was trained on since are not resumed."""
     from poise.runs.policy import locate
 
@@ -212,5 +218,6 @@ def _weights(model: str) -> str | None:
     return "; ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files) or None
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name that a folder can have."""
     return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name).strip("-.") or "model"

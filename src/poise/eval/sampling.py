@@ -107,12 +107,16 @@ class HFSampler:
             for chunk, start in enumerate(range(0, len(rows), sampling.batch_size)):
                 chosen = [ids[index] for index in rows[start : start + sampling.batch_size]]
                 seed = np.random.SeedSequence([sampling.seed, number, chunk]).generate_state(1, np.uint64)[0]
-                completions += self._generate(chosen, sampling, int(seed) >> 1)
+                completions += [self._completion(row, sampling) for row in self.draw(chosen, sampling, int(seed) >> 1)]
             for place, index in enumerate(batch):
                 if index not in done:
                     yield index, completions[place * sampling.k : (place + 1) * sampling.k]
 
-    def _generate(self, ids: list[list[int]], sampling: Sampling, seed: int) -> list[Completion]:
+    def draw(self, ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[int]]:
+        """One completion of each prompt as token ids, the end-of-sequence token included if it was reached.
+
+        A row that met a stop text is filled with the pad token until the batch is done.
+        """
         device = self.model.device
         width = max(map(len, ids))
         input_BT = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in ids], device=device)
@@ -131,7 +135,11 @@ class HFSampler:
                 )
         finally:
             self.model.train(was_training)
-        return [self._completion(row, sampling) for row in output_BT[:, width:].tolist()]
+        return [self._until_end(row) for row in output_BT[:, width:].tolist()]
+
+    def _until_end(self, generated: list[int]) -> list[int]:
+        end = next((place for place, token in enumerate(generated) if token in self.end_ids), None)
+        return generated if end is None else generated[: end + 1]
 
     def _config(self, sampling: Sampling, prompt_length: int) -> GenerationConfig:
         room = getattr(self.model.config, "max_position_embeddings", None)
@@ -154,15 +162,14 @@ class HFSampler:
             **drawn,
         )
 
-    def _completion(self, generated: list[int], sampling: Sampling) -> Completion:
-        end = next((place for place, token in enumerate(generated) if token in self.end_ids), None)
-        kept = generated if end is None else generated[: end + 1]
+    def _completion(self, kept: list[int], sampling: Sampling) -> Completion:
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
         cuts = [text.find(stop) for stop in sampling.stop if stop in text]
-        if end is None and cuts:
+        has_ended = bool(kept) and kept[-1] in self.end_ids
+        if cuts and not has_ended:
             # Rows that met a stop text are padded until the batch is done.
             kept = [token for token in kept if token != self.pad_id]
-        return Completion(text[: min(cuts)] if cuts else text, len(kept), end is None and not cuts)
+        return Completion(text[: min(cuts)] if cuts else text, len(kept), not has_ended and not cuts)
 
 
 class _StopTexts(StoppingCriteria):

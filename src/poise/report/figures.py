@@ -11,24 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from poise.report.data import RunData
+from poise.report.style import COLOURS, SIZE, STYLE
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "poise",
-}
 _BINS = 10
-_SIZE = (7, 4.6)  # inches; one size, so that figures tile on a page
 
 
 def all_figures(runs: Sequence[RunData]) -> dict[str, Figure]:
@@ -41,7 +26,7 @@ def all_figures(runs: Sequence[RunData]) -> dict[str, Figure]:
         "grad_norm": grad_norm,
         "policy": policy,
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         drawn = {name: draw(runs) for name, draw in drawers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -73,7 +58,7 @@ def reward(runs: Sequence[RunData]) -> Figure | None:
     for run, colour in zip(runs, _cycle(runs), strict=True):
         label = f"{run.name}: " if len(runs) > 1 else ""
         _curve(axes, *run.series("reward"), colour, f"{label}reward")
-        predicted_colour = colour if len(runs) > 1 else _COLOURS[1]
+        predicted_colour = colour if len(runs) > 1 else COLOURS[1]
         _curve(axes, *run.series("poise/prediction_mean"), predicted_colour, f"{label}predicted", dashed=True)
     return _finish(figure, axes, legend=True)
 
@@ -96,7 +81,7 @@ def calibration(runs: Sequence[RunData]) -> Figure | None:
     found = [(run, baselines, rewards) for run, baselines, rewards in found if len(baselines) >= _BINS]
     if not found:
         return None
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     everything = np.concatenate([np.concatenate([baselines, rewards]) for _, baselines, rewards in found])
     ends = [everything.min(), everything.max()]
@@ -140,7 +125,7 @@ def policy(runs: Sequence[RunData]) -> Figure | None:
     """Entropy and length: the two curves that show a collapsing policy first."""
     if not any(run.series("entropy")[0].size for run in runs):
         return None
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     for run, colour in zip(runs, _cycle(runs), strict=True):
         _curve(top, *run.series("entropy"), colour, run.name)
@@ -158,7 +143,7 @@ def policy(runs: Sequence[RunData]) -> Figure | None:
 
 
 def _blank(title: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
     axes.set_xlabel("step")
@@ -194,4 +179,4 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _cycle(items: Sequence[object]) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(len(items))]
+    return [COLOURS[index % len(COLOURS)] for index in range(len(items))]
