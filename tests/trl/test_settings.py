@@ -40,7 +40,13 @@ def test_published_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"num_generations": 1}, "every prompt needs at least 2"),
+        ({"num_generations": 1}, "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'none'"),
+        ({"num_generations": 1, "baseline": "leave-one-out"}, "baseline='leave-one-out' .* its siblings"),
+        ({"num_generations": 0, "baseline": "none"}, "needs at least 2"),
+        (
+            {"num_generations": 1, "baseline": "none", "per_device_train_batch_size": 1},
+            "raise per_device_train_batch_size or gradient_accumulation_steps",
+        ),
         ({"scale_rewards": "group"}, "contains the rollout's own reward"),
         ({"scale_rewards": "batch", "baseline": "leave-one-out"}, "biases the gradient"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "replaces the baseline"),
@@ -57,6 +63,22 @@ def test_published_defaults(tmp_path: Path) -> None:
 def test_refusals_name_value_and_reason(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=sentence):
         PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch"),
+    [
+        ({"per_device_train_batch_size": 5}, 5),
+        ({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}, 3),
+        ({"per_device_train_batch_size": 1, "steps_per_generation": 7}, 7),
+        ({"per_device_train_batch_size": 3, "generation_batch_size": 9}, 9),
+    ],
+)
+def test_one_rollout_a_prompt_is_configured_like_any_other(
+    settings: dict[str, Any], batch: int, tmp_path: Path
+) -> None:
+    config = PoiseConfig(str(tmp_path), baseline="none", num_generations=1, use_cpu=True, bf16=False, **settings)
+    assert (config.num_generations, config.num_generations_eval, config.generation_batch_size) == (1, 1, batch)
 
 
 def test_group_mean_may_be_scaled_since_it_is_grpo(tmp_path: Path) -> None:

@@ -105,6 +105,21 @@ def test_group_mean_is_trls_own_advantage(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(table["baseline"].to_numpy()).view(-1, 4)[:, 0], rewards.mean(1))
 
 
+@pytest.mark.parametrize("baseline", ["none", "shrinkage"])
+def test_one_rollout_a_prompt(baseline: str, tmp_path: Path) -> None:
+    trainer = tiny_policy.trainer(
+        tmp_path, baseline=baseline, num_generations=1, max_steps=2, per_device_train_batch_size=9, log_completions=True
+    )
+    trainer.train()
+    table = pd.read_parquet(sorted((tmp_path / "completions").glob("*.parquet"))[-1])
+    rewards = table["reward"].to_numpy()
+    assert len(set(table["prompt"])) == len(table) == 9
+    others = (rewards.sum() - rewards) / 8
+    expected = rewards - (others if baseline == "shrinkage" else 0)
+    assert abs(table["advantage"].to_numpy() - expected).max() < 1e-6
+    assert all(torch.isfinite(torch.tensor(losses(trainer))))
+
+
 def test_saved_model_loads_and_its_card_names_the_method(tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
     trainer.train()

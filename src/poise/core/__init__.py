@@ -8,7 +8,7 @@ credit = estimator.credit(Rollouts(rewards_B, groups_B, features))
 estimator.update(credit)
 """
 
-from poise.core.baselines import BASELINES, BaselineName
+from poise.core.baselines import BASELINES, NEED_SIBLINGS, BaselineName
 from poise.core.diagnostics import calibration, prediction_metrics, variance_ratio
 from poise.core.estimator import EstimatorConfig, ValueEstimator, credit_metrics
 from poise.core.features import Features
@@ -21,6 +21,7 @@ from poise.core.trees import load_state, map_tensors, save_state
 
 __all__ = [
     "BASELINES",
+    "NEED_SIBLINGS",
     "BaselineName",
     "Credit",
     "EstimatorConfig",

@@ -172,3 +172,5 @@ BASELINES: dict[BaselineName, Baseline] = {
     "group-mean": group_mean,
     "none": none,
 }
+# A single rollout of a prompt has no baseline of these kinds.
+NEED_SIBLINGS: frozenset[BaselineName] = frozenset({"probe", "leave-one-out", "group-mean"})

@@ -104,7 +104,7 @@ def _check_ranges(settings: TrainSettings) -> None:
     for section, name, low, high in (
         ("optimisation", "steps", 1, None),
         ("optimisation", "prompts_per_step", 1, None),
-        ("optimisation", "rollouts_per_prompt", 2, None),
+        ("optimisation", "rollouts_per_prompt", 1, None),
         ("optimisation", "updates_per_step", 1, None),
         ("optimisation", "micro_batch", 0, None),
         ("optimisation", "learning_rate", 0, None),

@@ -120,7 +120,7 @@ class OptimisationSettings:
     prompts_per_step: int = 32
     """Different prompts in a step. Published: 256 to 1024."""
     rollouts_per_prompt: int = 2
-    """Rollouts of each prompt. Published: 2."""
+    """Rollouts of each prompt; 1 only for baselines that need no sibling. Published: 2."""
     updates_per_step: int = 1
     """Optimiser updates per step, each on its own share of the step's prompts. Published: 16 to 32 prompts each."""
     micro_batch: int = 0

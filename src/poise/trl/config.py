@@ -8,8 +8,9 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from poise.core import BASELINES, EstimatorConfig, ProbeConfig, StateSpec
+from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec
 from poise.errors import ConfigError
+from poise.trl.single import validated_as_group
 
 
 @dataclass
@@ -100,12 +101,20 @@ class PoiseConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         if self.num_generations is not None and self.num_generations < 2:
-            raise ConfigError(
-                f"num_generations={self.num_generations}: a rollout's baseline comes from its siblings, so every "
-                "prompt needs at least 2"
-            )
-        super().__post_init__()
+            self._refuse_missing_siblings(self.num_generations)
+            with validated_as_group(self):
+                super().__post_init__()
+        else:
+            super().__post_init__()
         self._validate()
+
+    def _refuse_missing_siblings(self, rollouts: int) -> None:
+        if rollouts < 1 or self.baseline in NEED_SIBLINGS:
+            single = ", ".join(repr(name) for name in BASELINES if name not in NEED_SIBLINGS)
+            raise ConfigError(
+                f"num_generations={rollouts}: with baseline={self.baseline!r} a rollout's baseline comes from its "
+                f"siblings, so every prompt needs at least 2; one rollout a prompt works with baseline={single}"
+            )
 
     def _validate(self) -> None:
         if self.baseline not in BASELINES:
