@@ -47,10 +47,10 @@ def test_recipe(recipe: str, tmp_path: Path) -> None:
     script = ROOT / "recipes" / recipe / "run.sh"
     subprocess.run([script, "poise.cold_start_rows=512"], env=environment, check=True)
     config, settings = checked((tmp_path / "arguments").read_text().splitlines())
-    assert settings.cold_start_rows == 512, "what is added to the command is heard"
+    assert settings.estimator.cold_start_rows == 512, "what is added to the command is heard"
     longest = config.data.max_prompt_length + config.data.max_response_length
     assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
-    assert settings.probe.clip == (0.0, 1.0)
+    assert settings.estimator.probe.clip == (0.0, 1.0)
 
 
 def test_the_diff_in_the_documentation() -> None:
