@@ -78,7 +78,7 @@ def put_batch(rows: dict[str, dict[str, Any]]) -> KVBatchMeta:
                 "poise_prompt": states,
                 "poise_reasoning": states * 2,
                 "poise_entropy": torch.tensor([0.5, 0.5, math.nan]),
-                "poise_seconds": torch.tensor(0.125),
+                "poise_seconds": torch.tensor([0.125]),
             }
         )
     tags = [{"is_padding": key.startswith("pad"), "seq_len": 5} for key in rows]
@@ -153,7 +153,7 @@ def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str,
     expected = [3 * (1 - math.exp(-0.5 * score)) ** 2 / divisor for score in (1, 0, 2, 1)]
     known = [value or 1e-6 * sum(expected) / 4 for value in expected]
     assert buffer.pairs is not None
-    assert buffer.pairs.weights_B.tolist() == pytest.approx(known, rel=1e-5)
+    assert buffer.pairs.target_weights_B.tolist() == pytest.approx(known, rel=1e-5)
 
 
 def test_kl_in_the_reward_is_part_of_what_is_credited(queue: None) -> None:

@@ -88,9 +88,7 @@ def info_of(extra_info: Mapping[str, Any]) -> str:
     return json.dumps(extra_info, ensure_ascii=False, default=str)
 
 
-def _to_verl(
-    row: Mapping[str, Any], index: int, split: str, reward: str, answer: str, domain: str
-) -> dict[str, Any]:
+def _to_verl(row: Mapping[str, Any], index: int, split: str, reward: str, answer: str, domain: str) -> dict[str, Any]:
     _require(row, ("prompt",), index, "prompt, and as a rule answer, domain and info")
     prompt, truth, info = row["prompt"], row.get(answer), row.get("info")
     foreign = _foreign_part(info) if isinstance(info, str) else None

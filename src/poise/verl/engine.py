@@ -59,7 +59,7 @@ class CapturingFSDPEngine(FSDPEngineWithLMHead):
         model_output[PROMPT], model_output[REASONING] = states.prompt_BH, states.reasoning_BH
         model_output[ENTROPY] = entropy_of(model_output, layout, spec)
         rows = len(states.prompt_BH)
-        model_output[SECONDS] = states.prompt_BH.new_full((rows,), states.seconds / rows)
+        model_output[SECONDS] = states.prompt_BH.new_full((rows, 1), states.seconds / rows)
         return loss, output
 
     def _shard(self, layout: TokenLayout, micro_batch: Any) -> tuple[int, Any]:
