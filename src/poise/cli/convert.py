@@ -10,8 +10,8 @@ from poise.cli.parse import UsageError, parse_flags, show_help
 
 ABOUT = """usage: poise data convert SOURCE TARGET [options]
 
-SOURCE is a .parquet or .jsonl file, or the name of a task (then its rows are written in verl's form); TARGET is a .parquet
-or .jsonl file. A dataset converted there and back is the one that it was.
+SOURCE is a .parquet or .jsonl file, or the name of a task (then its rows are written in verl's form); TARGET is a
+.parquet or .jsonl file. A dataset converted there and back is the one that it was.
 """
 
 
@@ -22,7 +22,7 @@ class ConvertSettings:
     to: Literal["verl", "trl"] = "verl"
     """verl: data_source, prompt, reward_model, extra_info. trl: prompt, answer, domain, info."""
     reward: str = ""
-    """Reward that verifies the rows under verl (math, exact, module:function, ...); that of the rows' task if not set."""
+    """Reward that verifies the rows under verl (math, module:function, ...); that of the rows' task if not set."""
     answer: str = "answer"
     """Column that holds the ground truth."""
     domain: str = "unknown"
