@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from poise.eval import evaluate
 from poise.models import bundled
 from poise.models.card import measure
 from poise.rewards.procedural import extract_answer, verify
@@ -48,7 +49,7 @@ class TestFiles:
 
     def test_generation_ends_and_pads_with_tokens_of_its_own(self, model, tokenizer):
         generation = model.generation_config
-        assert generation.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
+        assert generation.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
         assert generation.pad_token_id == tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("<|pad|>")
         assert len(tokenizer) == model.config.vocab_size
 
@@ -69,7 +70,7 @@ class TestTokenizer:
         assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
 
     @pytest.mark.parametrize(
-        "tag", ["<think>", "</think>", "<answer>", "</answer>", "<|user|>", "<|assistant|>", "<|end|>"]
+        "tag", ["<think>", "</think>", "<answer>", "</answer>", "<|user|>", "<|assistant|>", "<|im_end|>"]
     )
     def test_one_token_each(self, tokenizer, tag):
         assert len(tokenizer.encode(tag)) == 1
@@ -91,7 +92,7 @@ class TestChatTemplate:
         ]
         asked = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         assert asked == (
-            "<|system|>Be brief.<|user|>1 + 1 =<|assistant|><think>1+1=2</think><answer>2</answer><|end|>"
+            "<|system|>Be brief.<|user|>1 + 1 =<|assistant|><think>1+1=2</think><answer>2</answer><|im_end|>"
             "<|user|>2 + 2 =<|assistant|>"
         )
         told = tokenizer.apply_chat_template(said, tokenize=False)
@@ -106,12 +107,22 @@ class TestBehaviour:
     @pytest.mark.parametrize("name", ["chain_sum", "spell_backward"])
     def test_it_starts_in_the_middle_with_prompts_far_apart(self, name):
         found = measure(bundled(), load_procedural(name, "test", size=96).to_list(), rollouts=8, seed=1)
-        # 768 rollouts on 96 prompts: three standard errors are about .12 around .32 (sums) and .39 (spelling).
-        assert 0.2 <= found.mean <= 0.5
-        assert found.spread > 0.05
-        assert min(found.histogram[0], found.histogram[4]) >= 5
+        # 768 rollouts on 96 prompts: three standard errors are about .11 around .455 (sums) and .463 (spelling).
+        assert 0.34 <= found.mean <= 0.58
+        assert found.spread > 0.06
+        assert min(found.histogram) >= 3
+        assert min(found.histogram[0], found.histogram[4]) >= 10
         assert float(found.ended_PG.mean()) > 0.99
         assert float(found.lengths_PG.mean()) < 40
+
+    @pytest.mark.parametrize("name", ["chain_sum", "spell_backward"])
+    def test_what_it_samples_wrong_it_mostly_knows(self, model, tokenizer, name):
+        """The likeliest token is the right one at nearly every step: room that sharpening alone can fill."""
+        rows = load_procedural(name, "test", size=96)
+        found = evaluate(
+            model, tokenizer, rows, "procedural", k=1, temperature=0.0, top_p=1.0, max_new_tokens=64, batch_size=96
+        )
+        assert found.average.mean > 0.8
 
     def test_same_seed_same_samples(self):
         rows = load_procedural("tiny", "test", size=8).to_list()

@@ -1,6 +1,7 @@
-"""The imperfect teacher: right when it does not slip, wrong all the way to the answer when it does."""
+"""The imperfect teacher: right when it does not slip, wrong to the end when it does, and mostly right."""
 
 import re
+from collections import Counter
 from random import Random
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poise.models import demonstrator
-from poise.models.demonstrator import Flawless, carries, demonstrate, late_slip, spelled, sum_step
+from poise.models.demonstrator import Flawless, carries, demonstrate, spelled, sum_step
 from poise.rewards.procedural import extract_answer
 
 
@@ -54,50 +55,72 @@ class TestCarries:
 
 
 class TestSlips:
-    @given(st.integers(-1500, 1500), st.integers(-999, 999), st.integers(0, 10**6))
+    @given(st.integers(-1500, 1500), st.integers(-99, 99), st.integers(0, 10**6))
     @settings(max_examples=300)
-    def test_a_slip_is_a_wrong_result(self, total, change, seed):
-        class Slipping(Random):
-            def __init__(self, seed):
-                super().__init__(seed)
-                self.first = True
+    def test_a_slip_is_a_wrong_result_of_the_same_length(self, total, change, seed):
+        said = sum_step(total, change, True, Always(seed))
+        assert said != total + change or said == 0
+        assert len(str(abs(said))) == len(str(abs(total + change)))
 
-            def random(self):
-                first, self.first = self.first, False
-                return 0.0 if first else super().random()
-
-        assert sum_step(total, change, Slipping(seed)) != total + change
-
-    @given(st.lists(st.integers(0, 999), min_size=2, max_size=5), st.integers(0, 10**6))
+    @given(st.lists(st.integers(0, 99), min_size=2, max_size=5), st.integers(0, 10**6))
     @settings(max_examples=200)
     def test_the_answer_is_what_the_last_step_says(self, terms, seed):
         text = demonstrate(sums(" - ".join(map(str, terms))), Random(seed))
         thought = re.search("<think>(.*)</think>", text)[1]
         assert extract_answer(text) == thought.rsplit("=", 1)[1]
 
-    def test_hard_steps_slip_more(self):
-        def share(total, change):
+    @given(st.text("abcdefgh", min_size=3, max_size=10), st.integers(0, 10**6))
+    def test_every_letter_slips_to_another(self, text, seed):
+        letters = spelled(text, Always(seed))
+        assert len(letters) == len(text)
+        assert all(said != meant for said, meant in zip(letters, text, strict=True))
+
+    def test_digits_slip_where_they_are_hard(self):
+        def share(*step):
             rng = Random(0)
-            return sum(sum_step(total, change, rng) != total + change for _ in range(3000)) / 3000
+            return sum(sum_step(*step, rng) != step[0] + step[1] for _ in range(3000)) / 3000
 
-        easy, carrying, negative = share(12, 7), share(99, 99), share(3, -91)
-        assert easy == pytest.approx(demonstrator.CARRY_SLIP[0], abs=0.01)
-        assert carrying == pytest.approx(demonstrator.CARRY_SLIP[2], abs=0.03)
-        assert negative == pytest.approx(demonstrator.CARRY_SLIP[1] + demonstrator.SIGN_SLIP, abs=0.03)
+        # One digit, two with a carry into the tens, two digits when shaken.
+        assert share(2, 5, False) == pytest.approx(demonstrator.DIGIT_SLIP, abs=0.01)
+        carrying = 1 - (1 - demonstrator.CARRY_SLIP) * (1 - demonstrator.DIGIT_SLIP)
+        assert share(15, 7, False) == pytest.approx(carrying, abs=0.03)
+        assert share(12, 7, True) == pytest.approx(1 - (1 - demonstrator.SHAKEN_SLIP) ** 2, abs=0.03)
 
-    def test_late_and_double_letters_slip_more(self):
+    @pytest.mark.parametrize("expression", ["3 - 4 + 20 + 5", "60 + 60 - 90 + 5"])
+    def test_a_total_outside_0_to_99_shakes_the_rest_of_the_sum(self, expression):
         rng = Random(0)
-        texts = ["".join(spelled("abcdefghij", rng)) for _ in range(3000)]
-        early = sum(not text.startswith("abcd") for text in texts) / 3000
-        late = sum(not text.endswith("ij") for text in texts) / 3000
-        assert early < 0.05 < 0.3 < late
-        assert late_slip(0) == late_slip(4) < late_slip(5) < late_slip(9)
-        doubles = sum("".join(spelled("ball", rng)) == "bal" for _ in range(3000)) / 3000
-        assert doubles == pytest.approx(demonstrator.DOUBLE_SLIP, abs=0.03)
+        last = [re.findall(r"(-?\d+)\+5=(-?\d+)<", demonstrate(sums(expression), rng))[0] for _ in range(3000)]
+        # Two digits and no carry: an easy step, had no total been outside before.
+        easy = [(int(before), int(after)) for before, after in last if int(before) in range(10, 100)]
+        right = [after == before + 5 for before, after in easy if before % 10 < 5]
+        assert sum(right) / len(right) == pytest.approx((1 - demonstrator.SHAKEN_SLIP) ** 2, abs=0.05)
+
+    def test_letters_slip_after_a_confusing_one(self):
+        rng = Random(0)
+        texts = ["".join(spelled("rabitef", rng)) for _ in range(3000)]
+        wrong = [sum(text[place] != "rabitef"[place] for text in texts) / 3000 for place in range(7)]
+        assert wrong[:4] == pytest.approx([demonstrator.LETTER_SLIP] * 4, abs=0.01)
+        assert wrong[4:] == pytest.approx([demonstrator.LOST_SLIP] * 3, abs=0.03)
+
+    def test_the_right_one_is_the_likeliest_by_far(self):
+        """What reinforcement can raise by sharpening alone: no wrong digit or letter comes near the right one."""
+        rng = Random(0)
+        for said in (
+            Counter(sum_step(-3, -4, True, rng) for _ in range(2000)),
+            Counter(spelled("na", rng)[1] for _ in range(2000)),
+        ):
+            (_, first), (_, second) = said.most_common(2)
+            assert first == max(said[-7], said["a"]) > 5 * second
 
     def test_the_same_seed_slips_the_same(self):
-        one, same = (
-            [demonstrate(sums("999 - 77 + 88 - 999"), rng) for _ in range(50)] for rng in (Random(3), Random(3))
-        )
+        entry = sums("99 - 77 + 88 - 99")
+        one, same = ([demonstrate(entry, rng) for _ in range(50)] for rng in (Random(3), Random(3)))
         assert one == same
         assert len(set(one)) > 10
+
+
+class Always(Random):
+    """Slips at every chance."""
+
+    def random(self) -> float:
+        return 0.0

@@ -104,7 +104,7 @@ class TestRun:
         assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "one")
         assert (
-            tokenizer.decode(tokenizer.encode("<think>1</think><|end|>"), skip_special_tokens=True)
+            tokenizer.decode(tokenizer.encode("<think>1</think><|im_end|>"), skip_special_tokens=True)
             == "<think>1</think>"
         )
 

@@ -1,5 +1,4 @@
-"""`poise data COMMAND`: commands about data. `inspect` shows a task or dataset as a run would see it; `convert` is next
-door."""
+"""`poise data COMMAND`: commands about data. `inspect` shows a task or dataset as a run would see it."""
 
 from __future__ import annotations
 
@@ -13,7 +12,6 @@ from poise.cli.table import Command, run_command
 
 COMMANDS: dict[str, Command] = {
     "inspect": ("poise.cli.data:inspect", "columns, sizes, lengths, the reward, and a few rows"),
-    "convert": ("poise.cli.convert:main", "from our datasets to verl's parquet files and back, without loss"),
 }
 
 

@@ -99,7 +99,7 @@ pipeline_tag: text-generation
 
 {count:,} parameters, Qwen3 architecture, made by `python -m poise.models.pretrain --out FOLDER` (settings in
 `pretrain.json`) from the written solutions of a teacher that slips where a step is hard
-(`poise/models/demonstrator.py`). It knows two families of reasoning-gym, sums of two to five numbers of up to three
+(`poise/models/demonstrator.py`). It knows two families of reasoning-gym, sums of two to five numbers of up to two
 digits (`chain_sum`) and spelling a word backward (`spell_backward`), answers in the form
 `<think>...</think><answer>...</answer>`, and leaves room for reinforcement learning. It is good for nothing else.
 

@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-PAD, END = "<|pad|>", "<|end|>"
+PAD, END = "<|pad|>", "<|im_end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
-# Roles delimit turns; only the assistant's end with <|end|>, which is what stops generation. Nothing opens <think>.
+# Roles delimit turns; only the assistant's end with <|im_end|>, which is what stops generation. Nothing opens <think>.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
 {{- raise_exception('no token for the role ' + message['role'] + '; use system, user or assistant') -}}
 {%- endif -%}
 {{- '<|' + message['role'] + '|>' + message['content'] -}}
-{%- if message['role'] == 'assistant' -%}{{- '<|end|>' -}}{%- endif -%}
+{%- if message['role'] == 'assistant' -%}{{- '<|im_end|>' -}}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """

@@ -27,7 +27,7 @@ REWARD = "procedural"
 
 # The bundled families, each a reasoning-gym dataset with the options that the bundled model was trained on.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 3},
+    "chain_sum": {"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2},
     "spell_backward": {"min_word_len": 3, "max_word_len": 10},
 }
 # Families that take turns in one dataset, row by row.
