@@ -9,73 +9,55 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import planted_run
+from planted_run import STEPS
 from poise.report.data import read_run
-from poise.report.figures import reliability, running_mean
-from poise.report.page import number, text_of
+from poise.report.draw import running_mean, thin
+from poise.report.figures import reliability
+from poise.report.page import cell, number
 from poise.report.summary import sentence
 from poise.runs.folder import RunFolder
 from poise.runs.settings import TrainSettings
 
-STEPS = 30
+FIGURES = {"held_out", "reward", "variance", "calibration", "error", "tracking", "grad_norm", "policy", "seconds"}
+VOID = {"meta", "br", "img", "hr", "input", "link"}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """A run folder as training leaves it: rewards rise, the probe is calibrated."""
-    folder = RunFolder(tmp_path / "rising")
-    folder.make()
-    folder.write_settings(TrainSettings())
-    rng = np.random.default_rng(0)
-    for step in range(1, STEPS + 1):
-        baseline = rng.random(64)
-        reward = (rng.random(64) < baseline).astype(float)
-        record = {
-            "step": step,
-            "rollouts": 64 * step,
-            "seconds": 2.0 * step,
-            "step_seconds": 2.0,
-            "grad_norm": 1 / step,
-        }
-        record |= {"reward": step / STEPS, "poise/prediction_mean": step / STEPS if step > 2 else None, "entropy": 1.0}
-        folder.metrics.append({**record, "poise/variance_ratio": 0.7, "completions/mean_length": 50.0})
-        columns = {
-            "step": [step] * 64,
-            "prompt": [[{"role": "user", "content": "<b>2 & 2</b>"}]] * 64,
-            "completion": [[{"role": "assistant", "content": "<script>alert(1)</script>"}]] * 64,
-            "exact": reward,
-            "prediction": baseline if step > 2 else [float("nan")] * 64,
-            "baseline": baseline,
-            "advantage": reward - baseline,
-        }
-        pyarrow.parquet.write_table(pyarrow.table(columns), folder.completions / f"step_{step:05d}.parquet")
-    for step, accuracy in ((0, 0.4), (STEPS, 0.6)):
-        ends = {"low": accuracy - 0.05, "high": accuracy + 0.05}
-        folder.evaluations.append(
-            {"step": step, "accuracy": accuracy, **ends, "prompts": 9, "samples": 9, "seconds": 1.0}
-        )
-    folder.write_record({"sessions": [], "versions": {"torch": "2.13.0"}, "git": None, "device": None})
-    return folder
+    return planted_run.plant(tmp_path / "rising")
 
 
 class Page(HTMLParser):
-    """Collects tags and whatever a browser would fetch."""
+    """Collects tags, ids and whatever a browser would fetch, and refuses tags that do not nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.ids: list[str] = []
         self.fetched: list[str] = []
+        self.open: list[str] = []
         self.feed(text)
+        assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "srcset", "data", "action")]
+        self.fetched += [value or "" for name, value in attrs if name.endswith("href") and not value.startswith("#")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
 
 
 def test_a_report_is_written_and_stands_alone(run: RunFolder, poise: Callable) -> None:
@@ -84,19 +66,29 @@ def test_a_report_is_written_and_stands_alone(run: RunFolder, poise: Callable) -
     assert told.out.splitlines()[-1] == f"report: {run.report}"
     text = run.report.read_text()
     page = Page(text)
-    assert page.tags.count("img") == 6
-    assert all(uri.startswith("data:image/svg+xml;base64,") for uri in page.fetched)
-    assert not re.search(r"url\(|@import|https?://", text.split("</style>")[0])
+    assert page.tags.count("figure") == len(FIGURES)
+    assert page.fetched == []
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www.w3.org/)", text)
     assert "script" not in page.tags  # completions are text, whatever they contain
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "<h2>Rollouts</h2>" in text
-    assert page.tags.count("details") > 20
+    assert "alert(1)" in text
+    assert page.tags.count("details") == 1 + 6 * 4  # every setting, and four prompts of each of six steps
+    assert len(text) < 400_000
+
+
+def test_figures_follow_the_scheme_of_the_page(run: RunFolder, poise: Callable) -> None:
+    assert poise("report", str(run.path)).status == 0
+    figures = re.findall(r"<figure><svg.*?</svg>", run.report.read_text(), re.DOTALL)
+    for figure in figures:
+        assert "var(--c0)" in figure
+        assert not set(re.findall(r"#[0-9a-f]{6}\b", figure)), "a colour that does not follow the scheme"
+        assert "<style" not in figure
+    assert any(">0.400</text>" in figure for figure in figures)  # numbers in figures stay as they are
 
 
 def test_every_plot_is_there_and_drawn(run: RunFolder, poise: Callable) -> None:
     assert poise("report", str(run.path)).status == 0
-    names = {path.stem for path in run.plots.iterdir()}
-    assert names == {"held_out", "reward", "variance", "calibration", "grad_norm", "policy"}
+    assert {path.stem for path in run.plots.iterdir()} == FIGURES
     for path in run.plots.iterdir():
         with Image.open(path) as image:
             assert image.width >= 1000
@@ -177,6 +169,8 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
         "prompts. In the last fifth of the run Var(A)/Var(r) is 0.70, the mean reward 0.510 and its prediction 0.500."
     )
     chance = {**gap, "low": -0.01, "p_value": 0.06}
+    torn = {**gap, "p_value": 0.06}  # the interval excludes zero, the test does not
+    assert "beyond chance" in sentence({**found, "held_out": {"before": held, "after": held, "difference": torn}})
     unsure = sentence({**found, "held_out": {"before": held, "after": held, "difference": chance}})
     assert "did not change beyond chance, from" in unsure
     worse = {**gap, "mean": -0.1, "low": -0.15, "high": -0.05}
@@ -192,4 +186,34 @@ def test_cells_and_messages() -> None:
         "–",
         "x",
     ]
-    assert text_of([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == "system: a\n\nuser: b"
+    assert [cell(value) for value in (0.00123456, 0.5, 12345.678, [0.1, None], True, 3, 0.0)] == [
+        "0.00123",
+        "0.500",
+        "1.23e+04",
+        "[0.100, –]",
+        "yes",
+        "3",
+        "0.000",
+    ]
+
+
+def test_long_curves_are_thinned_to_means_of_neighbours() -> None:
+    x, y = thin(np.arange(6), np.array([1.0, 3.0, 5.0, 7.0, 9.0, 11.0]), most=3)
+    assert x.tolist() == [0.5, 2.5, 4.5]
+    assert y.tolist() == [2.0, 6.0, 10.0]
+    x, _ = thin(np.arange(6), np.zeros(6), most=6)
+    assert x.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_runs_with_steps_of_different_size_share_a_rollout_axis(run: RunFolder, tmp_path: Path) -> None:
+    from poise.report.figures import _places, _xlabel
+
+    other = RunFolder(tmp_path / "other")
+    other.make()
+    other.write_settings(TrainSettings())
+    for step in (1, 2):
+        other.metrics.append({"step": step, "rollouts": 100 * step, "reward": 0.5})
+    both = [read_run(run), read_run(other)]
+    assert _xlabel(both[:1]) == "step"
+    assert _xlabel(both) == "rollouts sampled"
+    assert _places(both, both[1], np.array([0, 1, 2])).tolist() == [0, 100, 200]

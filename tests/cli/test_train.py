@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,11 @@ def test_every_rollout_is_on_file_with_its_credit(uninterrupted: Path) -> None:
     for one, other in zip(rows[::2], rows[1::2], strict=True):
         assert one["prompt"] == other["prompt"]
         assert one["baseline"] == pytest.approx(other["prediction"], abs=1e-6)
+    tokens = pyarrow.parquet.read_table(uninterrupted / "tokens" / files[-1].name).to_pylist()
+    assert [each["row"] for each in tokens] == list(range(8))  # the rollouts of the first four prompts
+    for each in tokens:
+        said = re.sub(r"</?(eos|unk|pad|bos|think)>", "", "".join(each["tokens"]))  # completions lack special tokens
+        assert said == rows[each["row"]]["completion"]
 
 
 def test_a_run_is_not_overwritten(uninterrupted: Path, workplace, poise: Callable) -> None:
@@ -100,6 +106,8 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(uninterrupted: Path
     run.metrics.append({"step": 5, "note": "will be made again"})
     (run.checkpoints / "checkpoint-12").mkdir()
     (run.checkpoints / "checkpoint-12" / "model.safetensors").write_bytes(b"half")
+    torn = run.token_file(5)
+    torn.write_bytes(b"half")
 
     told = poise("train", "--out", "killed", "--resume", "auto")
     assert told.status == 0, told.err
@@ -112,6 +120,7 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(uninterrupted: Path
     for name, tensor in weights(Path("killed")).items():
         assert torch.equal(tensor, weights(uninterrupted)[name]), name
     assert len(run.read_record()["sessions"]) == 2
+    assert pyarrow.parquet.read_table(torn).equals(pyarrow.parquet.read_table(whole.token_file(5)))
 
 
 def test_the_same_seed_gives_the_same_run_however_it_is_watched(

@@ -120,7 +120,7 @@ assert not heavy, heavy
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "data inspect", "doctor", "report"])
+@pytest.mark.parametrize("name", ["train", "eval", "data inspect", "data convert", "doctor", "report"])
 def test_every_command_has_help(name: str, poise: Callable) -> None:
     told = poise(*name.split(), "--help")
     assert told.status == 0

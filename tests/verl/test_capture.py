@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(500)]
 SCRIPT = Path(__file__).parent / "support" / "capture_cases.py"
-WINDOW = 3
+WINDOW, HIDDEN = 3, 32
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = Qwen3ForCausalLM(
             Qwen3Config(
                 vocab_size=64,
-                hidden_size=32,
+                hidden_size=HIDDEN,
                 intermediate_size=64,
                 num_hidden_layers=4,
                 num_attention_heads=4,
@@ -77,9 +77,19 @@ def test_equals_transformers(case: Case, captured: list[dict[str, Any]], model_f
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_no_request_no_capture(case: Case, captured: list[dict[str, Any]]) -> None:
+def test_only_pooled_vectors_leave_the_worker_and_only_on_request(case: Case, captured: list[dict[str, Any]]) -> None:
     for results in captured:
-        assert results[case.name]["unasked"] == ["entropy", "log_probs"]
+        result = results[case.name]
+        assert result["unasked"] == ["entropy", "log_probs"]
+        shapes = {name: {tuple(row.shape) for row in rows} for name, rows in result["rows"].items()}
+        del shapes["entropy"], shapes["log_probs"]
+        assert shapes == {
+            "poise_prompt": {(HIDDEN,)},
+            "poise_reasoning": {(HIDDEN,)},
+            "poise_entropy": {(3,)},
+            "poise_seconds": {(1,)},
+        }
+        assert all(float(seconds) > 0 for seconds in result["rows"]["poise_seconds"])
 
 
 def test_the_ranks_saw_different_rollouts_unless_they_share_a_sequence(captured: list[dict[str, Any]]) -> None:

@@ -37,6 +37,7 @@ def test_literal_row() -> None:
                 "reward": "procedural",
                 "info": '{"terms": 2}',
                 "is_plain_prompt": False,
+                "plain": "answer,domain,info",
                 "columns": "{}",
             },
         }
@@ -64,11 +65,15 @@ OURS = st.fixed_dictionaries(
     {
         "prompt": st.text()
         | st.lists(st.fixed_dictionaries({"role": st.text(), "content": st.text()}), min_size=1, max_size=3),
-        "answer": st.text(),
-        "domain": st.text(),
-        "info": st.dictionaries(st.text(), JSON, max_size=3).map(json.dumps),
     },
-    optional={"level": JSON},
+    # What other TRL datasets have: no answer, another kind of it, columns of their own.
+    optional={
+        "answer": st.text() | JSON,
+        "domain": st.text() | st.none(),
+        "info": st.dictionaries(st.text(), JSON, max_size=3).map(json.dumps) | JSON,
+        "level": JSON,
+        "solution": JSON,
+    },
 )
 THEIRS = st.fixed_dictionaries(
     {
@@ -80,9 +85,17 @@ THEIRS = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(OURS, max_size=3))
-def test_ours_to_verl_and_back(rows: list[dict[str, Any]]) -> None:
-    assert from_verl(to_verl(rows)) == rows
+@given(st.lists(OURS, max_size=3), st.sampled_from(["answer", "solution"]))
+def test_ours_to_verl_and_back(rows: list[dict[str, Any]], answer: str) -> None:
+    assert from_verl(to_verl(rows, answer=answer)) == rows
+
+
+def test_any_trl_dataset_has_a_verl_form() -> None:
+    row = {"prompt": "2 + 2 = ?", "solution": 4, "info": {"terms": 2}}
+    (verl,) = to_verl([row], answer="solution", domain="sums")
+    assert (verl["data_source"], verl["reward_model"]["ground_truth"]) == ("sums", "4")
+    assert info_of(verl["extra_info"]) == '{"terms": 2}'
+    assert from_verl([verl]) == [row]
 
 
 @given(st.lists(THEIRS, max_size=3))
@@ -112,7 +125,8 @@ def test_a_foreign_parquet_both_ways(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda path: to_verl([{"prompt": "x", "answer": "1"}]), "row 0 has no domain, info"),
+        (lambda path: to_verl([{"answer": "1"}]), "row 0 has no prompt; expected the columns prompt, and as a rule"),
+        (lambda path: to_verl([{**ROW, "picture": b"GIF"}]), "row 0 holds what a text row cannot"),
         (lambda path: from_verl([{"prompt": MESSAGES}]), "row 0 has no data_source, reward_model"),
         (lambda path: from_verl([{**FOREIGN, "images": [b"\x89PNG"]}]), "row 0 holds what a text row cannot"),
         (lambda path: convert_file(path / "none.parquet", path / "x.parquet", "verl"), "there is no file"),

@@ -39,6 +39,13 @@ def test_rewards_features_and_domains_follow_the_last_output() -> None:
     assert rollouts.domains_B.tolist() == [code, math, math, code, code]
 
 
+def test_a_rollouts_score_is_that_of_all_its_outputs() -> None:
+    rows = BatchRows.of(KEYS, TAGS)
+    weights_B = rows.rollouts(torch.zeros(8), None, ["math"] * 8, scores_B=torch.arange(1.0, 9.0)).weights_B
+    assert weights_B is not None
+    assert weights_B.tolist() == [1 + 7, 3, 4, 5, 6]
+
+
 def test_leave_one_out_credit_by_hand() -> None:
     """a: 1 and 0; b: 1 and a failure; c: 1, alone."""
     rows = BatchRows.of(KEYS, TAGS)

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("verl")
 import hydra
-from verl.utils.config import omega_conf_to_dataclass
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from poise.verl import refusals
 
@@ -47,18 +48,29 @@ def test_recipe(recipe: str, tmp_path: Path) -> None:
     script = ROOT / "recipes" / recipe / "run.sh"
     subprocess.run([script, "poise.cold_start_rows=512"], env=environment, check=True)
     config, settings = checked((tmp_path / "arguments").read_text().splitlines())
-    assert settings.cold_start_rows == 512, "what is added to the command is heard"
+    assert settings.estimator.cold_start_rows == 512, "what is added to the command is heard"
     longest = config.data.max_prompt_length + config.data.max_response_length
     assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
-    assert settings.probe.clip == (0.0, 1.0)
+    assert settings.estimator.probe.clip == (0.0, 1.0)
 
 
-def test_the_diff_in_the_documentation() -> None:
-    block = re.search(r"```diff\n(.*?)```", (ROOT / "docs" / "verl.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/verl.md"])
+def test_the_diff_makes_a_poise_run_of_a_grpo_command(page: str) -> None:
+    """Unchanged lines are a GRPO command that verl accepts; with at most five overrides after them, so does POISE."""
+    block = re.search(r"```diff\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert block is not None
-    changed = [line[1:] for line in block[1].splitlines() if line.startswith("+")]
-    kept = [line for line in block[1].splitlines() if line.startswith(" ")]
-    words = [word for line in [*changed, *kept] for word in shlex.split(line.rstrip("\\ ")) if "=" in word]
-    config, settings = checked([*words, "actor_rollout_ref.actor.use_dynamic_bsz=True"])
-    assert len([line for line in changed if "=" in line]) <= 5
+    lines = [(line[0], shlex.split(line[1:].rstrip("\\"))) for line in block[1].splitlines()]
+    assert [words for sign, words in lines if sign == "-"] == [["python3", "-m", "verl.trainer.main_ppo"]]
+    assert lines[1] == ("+", ["poise-verl"])
+    theirs = [word for sign, words in lines if sign == " " for word in words]
+    added = [word for sign, words in lines[2:] if sign == "+" for word in words]
+    assert len(added) <= 5
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        grpo = hydra.compose("ppo_trainer", overrides=theirs)
+    assert grpo.algorithm.adv_estimator == "grpo"
+    config, settings = checked([*theirs, *added])
+    for each in (grpo, config):
+        validate_config(each, use_reference_policy=need_reference_policy(each), use_critic=need_critic(each))
+    rows = [each.data.train_batch_size * each.actor_rollout_ref.rollout.n for each in (grpo, config)]
     assert (config.actor_rollout_ref.rollout.n, settings.prompt_layer) == (2, 19)
+    assert rows[0] == rows[1], "as many rollouts, from more prompts"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import poise.verl
 from poise.core import EstimatorConfig, ProbeConfig, StateSpec
 from poise.errors import ConfigError
-from poise.verl.settings import PoiseSettings
+from poise.verl.settings import PoiseSettings, names_of
 
 
 def compose(*overrides: str) -> Any:
@@ -34,7 +36,7 @@ def test_the_shipped_defaults_are_the_published_ones() -> None:
     assert (actor.loss_agg_mode, actor.use_kl_loss, actor.entropy_coeff) == ("token-mean", False, 0)
     assert config.algorithm.use_kl_in_reward is False
     assert settings == PoiseSettings()
-    assert settings.estimator() == EstimatorConfig()
+    assert settings.estimator == EstimatorConfig()
 
 
 CASES = [
@@ -44,6 +46,7 @@ CASES = [
     (["model_engine=megatron"], "strategy=megatron gives no access to the hidden states"),
     (["algorithm.rollout_correction.bypass_mode=True"], "bypass_mode=True skips the old-log-prob forward"),
     (["actor_rollout_ref.rollout.n=1"], "rollout.n=1, but poise.baseline=probe needs a sibling"),
+    (["algorithm.filter_groups.enable=True"], "filter_groups.enable=True keeps a prompt by what all"),
     (["critic.enable=True"], "critic.enable=True trains a critic that POISE replaces"),
     (["actor_rollout_ref.model.use_fused_kernels=True", "FUSED=null"], "impl_backend=None gives no token entropies"),
     (
@@ -54,6 +57,7 @@ CASES = [
     (["+poise.windw=4"], "poise.windw is not a setting; did you mean poise.window"),
     (["+poise.probe.alhpa=4"], "poise.probe.alhpa is not a setting; did you mean poise.probe.alpha"),
     (["poise.probe.clip=[1,0]"], "clip must be \\(low, high\\)"),
+    (["poise.capacity=many"], "poise.capacity must be of type int, got 'many'"),
 ]
 
 
@@ -141,5 +145,15 @@ def test_layers_of_both_parts() -> None:
 
 
 def test_the_probe_section() -> None:
-    settings = PoiseSettings.of({"probe": {"head": "logistic", "prompt_components": None, "clip": [0, 1]}})
-    assert settings.probe == ProbeConfig(head="logistic", prompt_components=None, clip=(0.0, 1.0))
+    section = {"head": "logistic", "prompt_components": None, "clip": [0, 1], "alpha": 10}
+    probe = PoiseSettings.of({"probe": section}).estimator.probe
+    assert probe == ProbeConfig(head="logistic", prompt_components=None, clip=(0.0, 1.0), alpha=10.0)
+
+
+def test_the_shipped_file_names_every_setting_with_its_default() -> None:
+    """A setting that the core gains stands in config/poise.yaml, too, or its users would not find it."""
+    text = (Path(poise.verl.__file__).parent / "config" / "poise.yaml").read_text()
+    section = yaml.safe_load(text)["poise"]
+    assert PoiseSettings.of(section) == PoiseSettings()
+    assert set(section) == {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator"}
+    assert set(section["probe"]) == set(names_of(ProbeConfig))

@@ -52,7 +52,7 @@ def trainer_of(*overrides: str) -> PoiseTrainer:
     trainer.config = compose(*overrides)
     trainer.settings = refusals.check(trainer.config)
     trainer.spec = StateSpec(2, 2, 3)
-    trainer.estimator = ValueEstimator(trainer.settings.estimator(), feature_identity(trainer.spec, depth=4))
+    trainer.estimator = ValueEstimator(trainer.settings.estimator, feature_identity(trainer.spec, depth=4))
     trainer.kl_ctrl_in_reward = get_kl_controller(trainer.config.algorithm.kl_ctrl)
     trainer.dumped, trainer.global_steps = {}, 1
     return trainer
@@ -73,11 +73,12 @@ def put_batch(rows: dict[str, dict[str, Any]]) -> KVBatchMeta:
                 "response_mask": torch.ones(length, dtype=torch.int64),
                 "loss_mask": torch.ones(length, dtype=torch.int64),
                 "rm_scores": scores,
-                "old_log_probs": torch.full((length,), -1.0),
+                "old_log_probs": torch.full((length,), row.get("log_p", -1.0)),
                 "ref_log_prob": torch.full((length,), -1.0 - row.get("kl", 0.0)),
                 "poise_prompt": states,
                 "poise_reasoning": states * 2,
                 "poise_entropy": torch.tensor([0.5, 0.5, math.nan]),
+                "poise_seconds": torch.tensor([0.125]),
             }
         )
     tags = [{"is_padding": key.startswith("pad"), "seq_len": 5} for key in rows]
@@ -120,6 +121,7 @@ def test_a_step_with_everything_that_happens(queue: None) -> None:
     assert metrics["poise/failed"] == 1
     assert metrics["poise/reward_mean"] == pytest.approx(3 / 6)
     assert metrics["poise/buffer_rows"] == 4
+    assert metrics["poise/capture_seconds"] == len(rows) / 8
     assert {key: len(buffer) for key, buffer in trainer.estimator.buffers.items()} == {
         domain_id("math"): 2,
         domain_id("code"): 2,
@@ -138,6 +140,20 @@ def test_the_probe_credits_with_the_siblings_prediction(queue: None) -> None:
     assert stored(batch, "advantages")["q_0_0"] == pytest.approx([1 - 0.75] * 3, abs=1e-3)
     assert stored(batch, "advantages")["q_1_0"] == pytest.approx([0 - 0.25] * 3, abs=1e-3)
     assert metrics["poise/probe_share"] == 1
+
+
+@pytest.mark.parametrize(("mode", "divisor"), [("token-mean", 1), ("seq-mean-token-mean", 9)])
+def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str, divisor: int) -> None:
+    aggregation = f"actor_rollout_ref.actor.loss_agg_mode={mode}"
+    trainer = trainer_of("poise.probe.weights=score", aggregation, "poise.cold_start_rows=4")
+    rows = {f"w{i}_{j}_0": {"reward": float(j), "log_p": -0.5 * (i + j)} for i in range(2) for j in range(2)}
+    trainer._compute_advantage(put_batch(rows), {})
+    (buffer,) = trainer.estimator.buffers.values()
+    # A pair counts with the score of the sibling whose reward is its target: three tokens of that probability.
+    expected = [3 * (1 - math.exp(-0.5 * score)) ** 2 / divisor for score in (1, 0, 2, 1)]
+    known = [value or 1e-6 * sum(expected) / 4 for value in expected]
+    assert buffer.pairs is not None
+    assert buffer.pairs.target_weights_B.tolist() == pytest.approx(known, rel=1e-5)
 
 
 def test_kl_in_the_reward_is_part_of_what_is_credited(queue: None) -> None:
@@ -202,7 +218,7 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
         trainer_of(local, "poise.cold_start_rows=8", "poise.capacity=2048")._load_checkpoint()
     other = trainer_of(local, "poise.cold_start_rows=8")
     moved = StateSpec(2, 3, 3)
-    other.estimator = ValueEstimator(other.settings.estimator(), feature_identity(moved, depth=4))
+    other.estimator = ValueEstimator(other.settings.estimator, feature_identity(moved, depth=4))
     with pytest.raises(StateMismatchError, match="reasoning_layer: saved 2, now 3"):
         other._load_checkpoint()
 
@@ -220,8 +236,13 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_validation_means_leave_failures_out(queue: None) -> None:
-    trainer = trainer_of()
-    rewards = {"reward": [1.0, math.nan, 0.0], "failure": ["", "time-out", ""]}
-    metrics = trainer._val_metrics_update(["math"] * 3, ["u", "v", "w"], rewards, [2, 2, 2])
-    assert metrics["val-core/math/reward/mean@1"] == 0.5
-    assert metrics["poise/validation_failed"] == 1
+    """Prompt u: 1 and a failure; v: a failure alone; w: a rollout that never came back, which verl counts as 0."""
+    nan = math.nan
+    rewards = {"reward": [1.0, nan, nan, 1.0], "acc": [1.0, nan, nan, 1.0], "failure": ["", "time-out", "time-out", ""]}
+    expected = {("math", "u"): 2, ("math", "v"): 1, ("math", "w"): 2}
+    metrics = trainer_of()._val_metrics_update(["math"] * 4, ["u", "u", "v", "w"], rewards, [2] * 4, expected)
+    assert metrics["val-core/math/acc/mean@2"] == 0.5, "of w; u has one verified rollout"
+    assert metrics["val-aux/math/acc/mean@1"] == 1.0, "of u"
+    assert metrics["val-aux/math/reward/mean@1"] == 1.0
+    assert metrics["poise/validation_failed"] == 2
+    assert expected["math", "u"] == 2, "verl's own counts are left alone"

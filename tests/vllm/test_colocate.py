@@ -36,8 +36,8 @@ SINGLE_PROCESS = {
 def test_poise_trains_with_colocated_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SINGLE_PROCESS.items():
         monkeypatch.setitem(os.environ, name, value)
-    # Where oneDNN is to be had, vLLM's CPU build packs each weight for it and drops the weight itself, so that no new
-    # one can be loaded into the engine: trainers that share their weights need the plain product. On a GPU vLLM keeps them.
+    # Where oneDNN is to be had, vLLM's CPU build packs each weight for it and drops the weight itself, so that no
+    # new one can be loaded into the engine; sharing weights with a trainer needs the plain product.
     monkeypatch.setattr("vllm._custom_ops._supports_onednn", False)
     config = PoiseConfig(
         output_dir=str(tmp_path),

@@ -1,4 +1,5 @@
-"""`poise data COMMAND`: commands about data. `inspect` shows a task or dataset as a run would see it."""
+"""`poise data COMMAND`: commands about data. `inspect` shows a task or dataset as a run would see it; `convert` is next
+door."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from poise.cli.table import Command, run_command
 
 COMMANDS: dict[str, Command] = {
     "inspect": ("poise.cli.data:inspect", "columns, sizes, lengths, the reward, and a few rows"),
+    "convert": ("poise.cli.convert:main", "from our datasets to verl's parquet files and back, without loss"),
 }
 
 

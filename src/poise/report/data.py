@@ -53,25 +53,53 @@ class RunData:
         chosen = values[steps > last - max(1, math.ceil(last / 5))]
         return float(chosen.mean()) if chosen.size else None
 
-    def rollouts(self, step: int) -> list[Rollout]:
-        """Every rollout of a step; none, and a note, if the file cannot be read."""
+    @property
+    def rollouts_per_step(self) -> float:
+        """Rollouts of a step as made, sampled-and-dropped ones included; as planned before the first step."""
+        if self.metrics:
+            return self.metrics[-1]["rollouts"] / self.metrics[-1]["step"]
+        optimisation = self.settings.optimisation
+        return optimisation.prompts_per_step * optimisation.rollouts_per_prompt
+
+    def rollouts_at(self, steps: np.ndarray) -> np.ndarray:
+        """Rollouts sampled by the end of each of these steps."""
+        known = {0: 0} | {record["step"]: record["rollouts"] for record in self.metrics}
+        return np.array([known.get(int(step), int(step) * self.rollouts_per_step) for step in steps], np.float64)
+
+    def rollouts(self, step: int, first: int | None = None) -> list[Rollout]:
+        """The rollouts of a step, or its first ones; none, and a note, if the file cannot be read."""
+        table = self._read(self.rollout_files[step])
+        return [] if table is None else table.slice(0, first).to_pylist()
+
+    def tokens(self, step: int) -> dict[int, list[tuple[str, float]]]:
+        """Token texts and entropies by row of the completions file, for the rollouts that have them."""
+        path = self.folder.token_file(step)
+        table = self._read(path) if path.exists() else None
+        rows = [] if table is None else table.to_pylist()
+        return {row["row"]: list(zip(row["tokens"], row["nats"], strict=True)) for row in rows}
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> Any:
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.read_table(self.rollout_files[step]).to_pylist()
+            return pyarrow.parquet.read_table(path, columns=columns)
         except (OSError, ValueError) as error:
-            self.notes.append(f"{self.rollout_files[step].name} cannot be read: {error}")
-            return []
+            note = f"{path.parent.name}/{path.name} cannot be read: {error}"
+            self.notes += [note] if note not in self.notes else []
+            return None
 
     def reward_of(self, rollout: Rollout) -> float:
         """The reward that the policy was updated with: the weighted sum of the rollout's reward columns."""
-        names = [key for key in rollout if key not in NOT_REWARDS]
-        columns = names[: max(1, len(self.settings.reward.reward))]  # what reward functions log besides comes later
+        columns = self._reward_columns(list(rollout))
         weights = self.settings.reward.reward_weights or (1.0,) * len(columns)
         values = [rollout[column] for column in columns]
         if len(weights) != len(columns) or not all(map(_is_number, values)):
             return math.nan
         return float(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+
+    def _reward_columns(self, names: list[str]) -> list[str]:
+        rewards = [name for name in names if name not in NOT_REWARDS]
+        return rewards[: max(1, len(self.settings.reward.reward))]  # what reward functions log besides comes later
 
     def crossed(self) -> tuple[np.ndarray, np.ndarray]:
         """Baseline and reward of every rollout whose baseline came from the probe.
@@ -79,14 +107,22 @@ class RunData:
         The baseline is predicted from the *other* rollouts of the prompt, so comparing it with the rollout's own
         reward is a fair test of calibration; the prediction from the rollout's own states would not be.
         """
+        import pyarrow.parquet
 
         pairs: list[np.ndarray] = []
-        for step in self.rollout_files:
-            columns = self.rollouts(step)
+        for path in self.rollout_files.values():
+            try:
+                names = pyarrow.parquet.read_schema(path).names
+            except (OSError, ValueError):
+                names = []  # the reading below notes it
+            wanted = [name for name in ("prediction", "baseline") if name in names] + self._reward_columns(names)
+            table = self._read(path, wanted)
+            if table is None or not {"prediction", "baseline"} <= set(wanted):
+                continue
             found = [
                 (rollout["baseline"], self.reward_of(rollout))
-                for rollout in columns
-                if _is_number(rollout.get("prediction")) and _is_number(rollout.get("baseline"))
+                for rollout in table.to_pylist()
+                if _is_number(rollout["prediction"]) and _is_number(rollout["baseline"])
             ]
             pairs.append(np.array(found, dtype=np.float64).reshape(-1, 2))
         both = np.concatenate(pairs) if pairs else np.empty((0, 2))

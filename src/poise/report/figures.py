@@ -1,4 +1,7 @@
-"""The plots of a run, or of several side by side. Each function draws one figure; none is drawn without data."""
+"""The plots of a run, or of several side by side. Each function draws one figure; none is drawn without data.
+
+Several runs share a step axis as long as their steps hold equally many rollouts, and a rollout axis otherwise.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from poise.report import draw
 from poise.report.data import RunData
-from poise.report.style import COLOURS, SIZE, STYLE
+from poise.report.style import PANEL, SOFT, STYLE
 
 _BINS = 10
 
@@ -23,11 +26,14 @@ def all_figures(runs: Sequence[RunData]) -> dict[str, Figure]:
         "reward": reward,
         "variance": variance,
         "calibration": calibration,
+        "error": error,
+        "tracking": tracking,
         "grad_norm": grad_norm,
         "policy": policy,
+        "seconds": seconds,
     }
     with mpl.rc_context(STYLE):
-        drawn = {name: draw(runs) for name, draw in drawers.items()}
+        drawn = {name: drawer(runs) for name, drawer in drawers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -35,68 +41,69 @@ def held_out(runs: Sequence[RunData]) -> Figure | None:
     """Held-out accuracy with its bootstrap interval."""
     if not any(run.evaluations for run in runs):
         return None
-    figure, axes = _blank("Held-out accuracy (mean, 95% bootstrap interval over prompts)", "accuracy")
-    for run, colour in zip(runs, _cycle(runs), strict=True):
-        steps = [record["step"] for record in run.evaluations]
-        mean = np.array([record["accuracy"] for record in run.evaluations], dtype=float)
-        low = np.array([record["low"] for record in run.evaluations], dtype=float)
-        high = np.array([record["high"] for record in run.evaluations], dtype=float)
-        spread = [mean - low, high - mean]
-        axes.errorbar(steps, mean, spread, fmt="o-", color=colour, capsize=4, lw=1.8, ms=6, label=run.name)
-        ends = sorted({0, len(steps) - 1}) if steps and len(runs) == 1 else []
-        for end in ends:
-            place = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "color": colour}
-            axes.annotate(f"{mean[end]:.3f}", (steps[end], high[end]), **place)
-    return _finish(figure, axes, legend=len(runs) > 1)
+    figure, axes = draw.blank("Held-out accuracy", "mean, 95% interval over prompts", _xlabel(runs))
+    for index, run in enumerate(runs):
+        places = _places(runs, run, np.array([record["step"] for record in run.evaluations]))
+        mean, low, high = (
+            np.array([record[key] for record in run.evaluations], float) for key in ("accuracy", "low", "high")
+        )
+        style = {"color": draw.colour(index), "linestyle": draw.dashes(index)}
+        axes.errorbar(places, mean, [mean - low, high - mean], marker="o", capsize=3, lw=1.6, ms=4.5, **style)
+        for end in sorted({0, len(mean) - 1}) if len(mean) and len(runs) == 1 else []:
+            place = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "color": draw.colour(index)}
+            axes.annotate(f"{mean[end]:.3f}", (places[end], high[end]), **place)
+    draw.legend(axes, False)
+    return figure
 
 
 def reward(runs: Sequence[RunData]) -> Figure | None:
     """Mean reward of each step's rollouts, and what the probe predicted for them."""
-    if not any(run.series("reward")[0].size for run in runs):
+    if not _has(runs, "reward"):
         return None
-    figure, axes = _blank("Reward and predicted value", "mean over the step's rollouts (reward scale)")
-    for run, colour in zip(runs, _cycle(runs), strict=True):
-        label = f"{run.name}: " if len(runs) > 1 else ""
-        _curve(axes, *run.series("reward"), colour, f"{label}reward")
-        predicted_colour = colour if len(runs) > 1 else COLOURS[1]
-        _curve(axes, *run.series("poise/prediction_mean"), predicted_colour, f"{label}predicted", dashed=True)
-    return _finish(figure, axes, legend=True)
+    figure, axes = draw.blank("Reward and predicted value", "mean over the step's rollouts", _xlabel(runs))
+    is_predicted = _has(runs, "poise/prediction_mean")
+    for index, run in enumerate(runs):
+        first = index == 0 and is_predicted
+        draw.curve(axes, *_xy(runs, run, "reward"), index, "reward" if first else None)
+        predicted = {"linestyle": (0, (4, 2)), "color": draw.colour(index if len(runs) > 1 else 1)}
+        draw.curve(axes, *_xy(runs, run, "poise/prediction_mean"), index, "predicted" if first else None, **predicted)
+    draw.legend(axes, is_predicted)
+    return figure
 
 
 def variance(runs: Sequence[RunData]) -> Figure | None:
     """Var(A)/Var(r): how much of the reward's variance the baseline leaves."""
-    if not any(run.series("poise/variance_ratio")[0].size for run in runs):
+    if not _has(runs, "poise/variance_ratio"):
         return None
-    figure, axes = _blank("Variance that the baseline leaves", "Var(advantage) / Var(reward)")
-    axes.axhline(1, color="#777777", lw=1, ls=":", label="no baseline: 1")
-    for run, colour in zip(runs, _cycle(runs), strict=True):
-        _curve(axes, *run.series("poise/variance_ratio"), colour, run.name)
+    figure, axes = draw.blank("Variance that the baseline leaves", "Var(advantage) / Var(reward)", _xlabel(runs))
+    axes.axhline(1, color=SOFT, lw=1, ls=":", label="no baseline: 1")
+    _curves(axes, runs, "poise/variance_ratio")
+    draw.legend(axes, True)
     axes.set_ylim(bottom=0)
-    return _finish(figure, axes, legend=True)
+    return figure
 
 
 def calibration(runs: Sequence[RunData]) -> Figure | None:
     """Reliability: mean reward among rollouts whose baseline was predicted to be about the same."""
-    found = [(run, *run.crossed()) for run in runs]
-    found = [(run, baselines, rewards) for run, baselines, rewards in found if len(baselines) >= _BINS]
+    found = [(index, *run.crossed()) for index, run in enumerate(runs)]
+    found = [(index, baselines, rewards) for index, baselines, rewards in found if len(baselines) >= _BINS]
     if not found:
         return None
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=PANEL, layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     everything = np.concatenate([np.concatenate([baselines, rewards]) for _, baselines, rewards in found])
     ends = [everything.min(), everything.max()]
-    axes.plot(ends, ends, color="#777777", lw=1, ls=":", label="calibrated")
-    for (run, baselines, rewards), colour in zip(found, _cycle(found), strict=True):
+    axes.plot(ends, ends, color=SOFT, lw=1, ls=":", label="calibrated")
+    for index, baselines, rewards in found:
         predicted, observed, error = reliability(baselines, rewards)
-        axes.errorbar(
-            predicted, observed, 1.96 * error, fmt="o-", color=colour, capsize=3, lw=1.5, ms=5, label=run.name
-        )
-        counts.hist(baselines, bins=40, color=colour, alpha=0.6)
-    axes.set_title("Calibration of the baseline (tenths of the rollouts, 95% interval)")
-    axes.set_ylabel("mean reward of those rollouts")
+        style = {"color": draw.colour(index), "linestyle": draw.dashes(index)}
+        axes.errorbar(predicted, observed, 1.96 * error, marker="o", capsize=3, lw=1.5, ms=4, **style)
+        counts.hist(baselines, bins=30, color=draw.colour(index), alpha=0.6)
+    axes.set_title("Calibration of the baseline")
+    axes.set_ylabel("mean reward")
     counts.set_ylabel("rollouts")
-    counts.set_xlabel("baseline predicted from the other rollout of the prompt (reward scale)")
-    axes.legend(loc="upper left")
+    counts.set_xlabel("baseline predicted from the other rollouts of the prompt")
+    draw.legend(axes, True)
     return figure
 
 
@@ -110,73 +117,87 @@ def reliability(baselines: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray,
     return predicted, observed, error
 
 
+def error(runs: Sequence[RunData]) -> Figure | None:
+    """Mean absolute error and correlation of the predictions with their online target."""
+    return _two(
+        runs,
+        ("poise/mae", "poise/pearson"),
+        "Predictions against the step's own rewards",
+        ("mean abs. error", "Pearson r"),
+    )
+
+
+def tracking(runs: Sequence[RunData]) -> Figure | None:
+    """The same against the mean of fresh rollouts, where the run was tracked."""
+    return _two(
+        runs,
+        ("poise/track_mae", "poise/track_pearson"),
+        "Predictions against fresh rollouts of the policy",
+        ("mean abs. error", "Pearson r"),
+        marker="o",
+    )
+
+
 def grad_norm(runs: Sequence[RunData]) -> Figure | None:
     """Norm of the policy gradient before clipping."""
-    if not any(run.series("grad_norm")[0].size for run in runs):
+    if not _has(runs, "grad_norm"):
         return None
-    figure, axes = _blank("Gradient norm (before clipping)", "L2 norm")
-    for run, colour in zip(runs, _cycle(runs), strict=True):
-        _curve(axes, *run.series("grad_norm"), colour, run.name)
+    figure, axes = draw.blank("Gradient norm", "L2, before clipping", _xlabel(runs))
+    _curves(axes, runs, "grad_norm")
     axes.set_ylim(bottom=0)
-    return _finish(figure, axes, legend=len(runs) > 1)
+    return figure
 
 
 def policy(runs: Sequence[RunData]) -> Figure | None:
     """Entropy and length: the two curves that show a collapsing policy first."""
-    if not any(run.series("entropy")[0].size for run in runs):
+    names = ("entropy", "completions/mean_length")
+    return _two(runs, names, "The policy", ("entropy, nats/token", "tokens/completion"))
+
+
+def seconds(runs: Sequence[RunData]) -> Figure | None:
+    """Wall time of each step."""
+    if not _has(runs, "step_seconds"):
         return None
-    figure = Figure(figsize=SIZE, layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    for run, colour in zip(runs, _cycle(runs), strict=True):
-        _curve(top, *run.series("entropy"), colour, run.name)
-        _curve(bottom, *run.series("completions/mean_length"), colour, run.name)
-    top.set_title("The policy: entropy and length of its completions")
-    top.set_ylabel("entropy (nats per token)")
-    bottom.set_ylabel("length (tokens)")
-    bottom.set_xlabel("step")
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (top, bottom):
-        axes.set_ylim(bottom=0)
-    if len(runs) > 1:
-        top.legend()
+    figure, axes = draw.blank("Time per step", "seconds", _xlabel(runs))
+    _curves(axes, runs, "step_seconds")
+    axes.set_ylim(bottom=0)
     return figure
 
 
-def _blank(title: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.set_xlabel("step")
-    axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
-
-
-def _finish(figure: Figure, axes: Axes, legend: bool) -> Figure:
-    axes.margins(y=0.12)
-    if legend:
-        axes.legend()
+def _two(
+    runs: Sequence[RunData], names: tuple[str, str], title: str, ylabels: tuple[str, str], **style: object
+) -> Figure | None:
+    if not _has(runs, names[0]):
+        return None
+    figure, both = draw.pair(title, ylabels, _xlabel(runs))
+    for axes, name in zip(both, names, strict=True):
+        _curves(axes, runs, name, **style)
+        axes.margins(y=0.12)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if name.endswith("pearson") else 0.0)
     return figure
 
 
-def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str, dashed: bool = False) -> None:
-    """The values faintly, and their running mean over a twentieth of the run boldly; short runs plainly."""
-    width = len(values) // 20
-    style = "--" if dashed else "-"
-    if width < 2:
-        axes.plot(steps, values, style, color=colour, lw=1.6, label=label)
-        return
-    axes.plot(steps, values, style, color=colour, lw=0.8, alpha=0.3)
-    axes.plot(steps, running_mean(values, width), style, color=colour, lw=2, label=f"{label} (mean of {width} steps)")
+def _curves(axes: Axes, runs: Sequence[RunData], name: str, **style: object) -> None:
+    for index, run in enumerate(runs):
+        draw.curve(axes, *_xy(runs, run, name), index, **style)
 
 
-def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the last `width` values at each place; of fewer at the start."""
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    stops = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, stops - width)
-    return (sums[stops] - sums[starts]) / (stops - starts)
+def _has(runs: Sequence[RunData], name: str) -> bool:
+    return any(run.series(name)[0].size for run in runs)
 
 
-def _cycle(items: Sequence[object]) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(len(items))]
+def _xlabel(runs: Sequence[RunData]) -> str:
+    return "step" if _is_by_step(runs) else "rollouts sampled"
+
+
+def _is_by_step(runs: Sequence[RunData]) -> bool:
+    return len({run.rollouts_per_step for run in runs}) < 2
+
+
+def _xy(runs: Sequence[RunData], run: RunData, name: str) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = run.series(name)
+    return _places(runs, run, steps), values
+
+
+def _places(runs: Sequence[RunData], run: RunData, steps: np.ndarray) -> np.ndarray:
+    return steps if _is_by_step(runs) else run.rollouts_at(steps)

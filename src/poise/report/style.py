@@ -1,20 +1,30 @@
-"""How figures look, wherever they are drawn: one style, one palette, one size."""
+"""How figures look, wherever they are drawn: one style, one palette, two sizes."""
 
 from __future__ import annotations
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The page gives these colours their value for light and dark (page/style.css); here they are the light ones.
+INK, SOFT, LINE = "#1c1c1e", "#5f6368", "#dcdfe3"
+# Okabe and Ito's palette, told apart by colour-blind readers too; yellow and black are toned down to show on both.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b98300", "#56b4e9", "#6b6b6b")
 STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 12,
+    "font.size": 10,
+    "text.color": INK,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": LINE,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "legend.frameon": False,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "svg.hashsalt": "poise",
 }
-SIZE = (7, 4.6)  # inches; one size, so that figures tile on a page
+# Inches; of a figure that has the page's width, and of one that shares it with a second one, so that they tile. Ten
+# point type on a panel is readable on a phone 360 pixels wide.
+SIZE = (7, 4.6)
+PANEL = (5.6, 3.7)

@@ -68,8 +68,11 @@ def held_out(run: RunData) -> Summary | None:
     return found
 
 
+_UNSURE = "did not change beyond chance,"
+
+
 def sentence(found: Summary) -> str:
-    """One or two sentences with the numbers; "rose" and "fell" only where the paired interval excludes zero."""
+    """One or two sentences with the numbers; "rose" and "fell" only where interval and test agree."""
     minutes = found["seconds"] / 60
     done = f"{found['steps']} steps" if found["steps"] == found["planned_steps"] else _partly(found)
     head = (
@@ -90,7 +93,8 @@ def _accuracy(held: Summary | None) -> str:
     if "difference" not in held:
         return f"Held-out accuracy {_interval(before['accuracy'], before)} at step {before['step']}."
     gap = held["difference"]
-    verb = "rose" if gap["low"] > 0 else "fell" if gap["high"] < 0 else "did not change beyond chance,"
+    is_sure = gap["p_value"] < 0.05
+    verb = "rose" if is_sure and gap["low"] > 0 else "fell" if is_sure and gap["high"] < 0 else _UNSURE
     p_value = "p < 0.001" if gap["p_value"] < 0.001 else f"p = {gap['p_value']:.3f}"
     ends = f"from {_interval(before['accuracy'], before)} to {_interval(after['accuracy'], after)}"
     return (

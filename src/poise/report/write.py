@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from poise.errors import ConfigError
 from poise.report.data import read_run
 from poise.report.figures import all_figures
-from poise.report.page import render
+from poise.report.page import CAPTIONS, render
+from poise.report.studies import FILE, find_studies
 from poise.report.summary import summarise
+from poise.report.svg import inline
 from poise.runs.folder import RunFolder
 from poise.runs.journal import replace_json, replace_text
 
-# Dots per inch: 7 inches wide at 160 is 1120 pixels, sharp on a page and on a phone.
-_DPI = 160
+# Dots per inch: 5.6 inches wide at 200 is 1120 pixels, sharp on a page and on a phone.
+_DPI = 200
 
 
-def write_report(folders: Sequence[RunFolder], out: Path | None = None) -> list[str]:
-    """Plots and summary.json in each folder, and one HTML file for all of them.
+def write_report(paths: Sequence[Path], out: Path | None = None) -> list[str]:
+    """Plots and summary.json in each run folder, and one HTML file for all runs and lab studies.
 
     Args:
-        folders: runs to report on; several are drawn into the same plots.
+        paths: runs, studies, or folders that hold studies; several runs are drawn into the same plots.
         out: where the HTML file goes; `report.html` in the first folder if None.
 
     Returns:
-        Sentences to show: the summary of each run, and where the report is.
+        Sentences to show: the summary of each run, which studies there are, and where the report is.
 
     Raises:
-        ConfigError: a folder holds no run.
+        ConfigError: a folder holds neither a run nor a study, or a study that cannot be read.
     """
-    runs = [read_run(folder) for folder in folders]
+    folders = [RunFolder(path) for path in paths]
+    studies = find_studies(paths)
+    for folder in folders:
+        if not folder.exists and not any(study.path.is_relative_to(folder.path) for study in studies):
+            raise ConfigError(
+                f"{folder.path} holds no run (no config.toml) and no study (no {FILE}); give the folder that "
+                "`poise train --out` or `poise lab ... --out` named"
+            )
+    runs = [read_run(folder) for folder in folders if folder.exists]
     summaries = [summarise(run) for run in runs]
     for run, summary in zip(runs, summaries, strict=True):
         replace_json(run.folder.summary, {**summary, "versions": run.record.get("versions", {})})
         save_figures(all_figures([run]), run.folder.plots)
-    figures = {name: as_data_uri(figure) for name, figure in all_figures(runs).items()}
+    figures = {name: inline(figure, name, CAPTIONS[name]) for name, figure in all_figures(runs).items()}
     out = out or folders[0].report
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, render(runs, summaries, figures))
-    return [*(summary["sentence"] for summary in summaries), f"report: {out}"]
+    replace_text(out, render(runs, summaries, figures, studies))
+    found = [f"{study.title} in {study.path}" for study in studies]
+    return [*(summary["sentence"] for summary in summaries), *found, f"report: {out}"]
 
 
 def save_figures(figures: dict[str, Figure], folder: Path) -> None:
@@ -53,10 +63,3 @@ def save_figures(figures: dict[str, Figure], folder: Path) -> None:
         partial = folder / f".{name}.partial"
         figure.savefig(partial, format="png", dpi=_DPI)
         os.replace(partial, folder / f"{name}.png")
-
-
-def as_data_uri(figure: Figure) -> str:
-    """A figure as an SVG that can stand in an HTML file."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()}"

@@ -4,6 +4,7 @@ config.toml         resolved settings; `poise train --config` reads it back
 run.json            plan, versions, git revision, one entry per session (command line, first step, how it ended)
 metrics.jsonl       one object a step          evaluations.jsonl   one object a held-out evaluation
 completions/        step_00001.parquet: every rollout with reward, prediction, baseline and advantage
+tokens/             step_00001.parquet: token entropies of the step's first prompts
 checkpoints/        checkpoint-N, each complete only once it holds complete.json
 model/              the final policy           plots/, summary.json, report.html   made from the above
 """
@@ -65,6 +66,10 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         return self.config.exists()
+
+    def token_file(self, step: int) -> Path:
+        """Where the token entropies of a step's first prompts lie."""
+        return self.path / "tokens" / f"step_{step:05d}.parquet"
 
     def evaluation_file(self, step: int) -> Path:
         """Where the results behind an evaluation lie, prompt by prompt."""
@@ -179,12 +184,10 @@ class RunFolder:
         """
         for path in self._staged():
             path.unlink()
-        for path in self.completions.glob("step_*.parquet"):
-            if int(path.stem.removeprefix("step_")) > step:
-                path.unlink()
-        for path in (self.path / "evaluations").glob("step_*.json"):
-            if int(path.stem.removeprefix("step_")) > step:
-                path.unlink()
+        for folder in (self.completions, self.path / "tokens", self.path / "evaluations"):
+            for path in folder.glob("step_*"):
+                if int(path.stem.removeprefix("step_")) > step:
+                    path.unlink()
         for checkpoint in self.all_checkpoints():
             if checkpoint.step is None or checkpoint.step > step:
                 shutil.rmtree(checkpoint.path)

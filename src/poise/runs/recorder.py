@@ -11,13 +11,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from poise.runs.display import Display
 from poise.runs.folder import RunFolder
 from poise.runs.plan import Plan
+from poise.runs.tokens import write_tokens
+from poise.trl.token_sample import TokenSample
 
 # TRL's closing log line (total seconds, samples per second) is no step.
 _CLOSING_LINE = "train_runtime"
 
 
 class Recorder(TrainerCallback):
-    """Writes metrics.jsonl, names completion files by step, marks checkpoints as complete and deletes old ones.
+    """Writes metrics.jsonl and token entropies, names completion files by step, marks and prunes checkpoints.
 
     Args:
         folder: the run's folder.
@@ -25,11 +27,20 @@ class Recorder(TrainerCallback):
         display: is told every step.
         keep_checkpoints: complete checkpoints that are kept.
         seconds: training seconds of earlier sessions of this run.
+        tokens: the token entropies that the trainer keeps.
     """
 
-    def __init__(self, folder: RunFolder, plan: Plan, display: Display, keep_checkpoints: int, seconds: float) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        plan: Plan,
+        display: Display,
+        keep_checkpoints: int,
+        seconds: float,
+        tokens: TokenSample,
+    ) -> None:
         self.folder, self.plan, self.display, self.keep = folder, plan, display, keep_checkpoints
-        self.seconds = seconds
+        self.seconds, self.tokens = seconds, tokens
         self._began: float | None = None
 
     def on_step_begin(
@@ -64,6 +75,7 @@ class Recorder(TrainerCallback):
             "step_seconds": round(step_seconds, 4),
             **{key: value for key, value in logs.items() if key not in ("step", "num_tokens")},
         }
+        write_tokens(self.folder.token_file(step), self.tokens.take(), kwargs["processing_class"])
         self.folder.metrics.append(record)
         self.display.step(record)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from poise.errors import ConfigError, PoiseError
-from poise.runs import provenance
+from poise.runs import provenance, tokens
 from poise.runs.display import Display, Silent, open_display
 from poise.runs.engine import engine_config
 from poise.runs.folder import Checkpoint, RunFolder, refuse_changes
@@ -21,6 +21,7 @@ from poise.runs.prepare import Prepared, prepare
 from poise.runs.prompts import total_reward
 from poise.runs.recorder import Recorder
 from poise.runs.settings import TrainSettings
+from poise.trl.token_sample import TokenSample
 
 
 def is_main_process() -> bool:
@@ -134,7 +135,8 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
 
     settings = prepared.settings
     seconds = start.seconds if start else 0.0
-    recorder = Recorder(folder, prepared.plan, display, settings.run.keep_checkpoints, seconds)
+    sample = TokenSample(tokens.PROMPTS * prepared.plan.rollouts_per_prompt)
+    recorder = Recorder(folder, prepared.plan, display, settings.run.keep_checkpoints, seconds, sample)
     callbacks: list[Any] = [recorder]
     if prepared.prompts.held_out is not None:
         verify = total_reward(prepared.reward_names, settings.reward.reward_weights)
@@ -148,6 +150,7 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
         peft_config=lora(settings.model),
         callbacks=callbacks,
     )
+    trainer.token_sample = sample
     for silenced in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(silenced)
     return trainer
@@ -186,7 +189,7 @@ def _show(folder: RunFolder, display: Display) -> None:
     from poise.report import write_report
 
     try:
-        for sentence in write_report([folder]):
+        for sentence in write_report([folder.path]):
             display.note(sentence)
     except ImportError as error:
         display.note(

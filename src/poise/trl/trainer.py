@@ -43,6 +43,7 @@ from poise.errors import CaptureError, RewardError
 from poise.trl import contract
 from poise.trl.config import PoiseConfig
 from poise.trl.guard import RewardGuard, total_rewards
+from poise.trl.token_sample import TokenSample
 from poise.trl.windows import WholeWindows, keep_groups_together
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,9 @@ class PoiseTrainer(GRPOTrainer):
             broadcast=self._broadcast,
         )
         self.add_callback(WholeWindows(self))
+        self.token_sample: TokenSample | None = None  # set it to look at token entropies
         self._on_capture: Callable[[Captured], None] | None = None
+        self._captured_tokens: tuple[TokenLayout, Tensor] | None = None
         self._parts: list[tuple[Credit, Tensor]] = []
         self._capture_seconds = 0.0
         self._failed_batches = 0
@@ -171,6 +174,7 @@ class PoiseTrainer(GRPOTrainer):
         with self._capture.armed(layout) as states:
             result = forward(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         self._capture_seconds += states.seconds
+        self._captured_tokens = (layout, result[1].detach())
         entropy_B3 = layout.entropy_features(result[1].detach().float(), self._capture.spec.end_of_reasoning)
         features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3)
         on_capture((features, self._squared_score(result[0], attention_mask[:, response])))
@@ -203,6 +207,12 @@ class PoiseTrainer(GRPOTrainer):
             self.model.train()
         return captured[0]
 
+    def _keep_tokens(self, row_B: Tensor) -> None:
+        """Hands the token entropies of the last capture to the sample, if anyone asked for one."""
+        captured, self._captured_tokens = self._captured_tokens, None
+        if self.token_sample is not None and captured is not None:
+            self.token_sample.keep(row_B, *captured)
+
     # --- credit -------------------------------------------------------------------------------------------------
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -234,6 +244,7 @@ class PoiseTrainer(GRPOTrainer):
             raise CaptureError("TRL computed no old log-probs in a layout where it should; is its rule unchanged?")
         if self.capture_mode == "extra":
             captured = [self._extra_forward(output)]
+        self._keep_tokens(row_B)
         gather = self.accelerator.gather
         groups_B = torch.arange(len(self._rewards_B), device=row_B.device) // self.num_generations
         features, weights_B = (captured[0][0].map(gather), gather(captured[0][1])) if captured else (None, None)
@@ -276,6 +287,7 @@ class PoiseTrainer(GRPOTrainer):
     def _credit_micro_batch(self, inputs: dict[str, Any], captured: Captured) -> None:
         """Runs after the training forward and before the loss reads `inputs["advantages"]`."""
         row_B, (features, weights_B) = inputs["poise_row"], captured
+        self._keep_tokens(row_B)
         groups_B = row_B // self.num_generations
         rollouts = Rollouts(inputs["poise_reward"], groups_B, features, inputs["poise_domain"], weights_B)
         credit = self.estimator.credit(rollouts)

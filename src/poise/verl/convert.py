@@ -3,8 +3,9 @@
     prompt  -> prompt (text becomes one user message)      answer -> reward_model.ground_truth
     domain  -> data_source                                 info, and what else a row has -> extra_info
 
-A row that came from verl carries the rest of its verl row in `info` under "verl", and becomes that row again. Needs no
-verl; `poise data convert` calls `convert_file`.
+Only `prompt` must be there: a TRL dataset without an answer, a domain or info gets empty ones on verl's side and none
+when it comes back. A row that came from verl carries the rest of its verl row in `info` under "verl", and becomes that
+row again. Needs no verl; `poise data convert` calls `convert_file` and `convert_rows`.
 """
 
 from __future__ import annotations
@@ -20,24 +21,32 @@ import pyarrow.parquet as pq
 from poise.errors import ConfigError
 
 Form = Literal["verl", "trl"]
-COLUMNS = ("prompt", "answer", "domain", "info")
+_OPTIONAL = ("answer", "domain", "info")
 _VERL_COLUMNS = ("data_source", "prompt", "reward_model")
 _FOREIGN = "verl"
 
 
-def to_verl(rows: Iterable[Mapping[str, Any]], split: str = "train", reward: str = "") -> list[dict[str, Any]]:
-    """Our rows as verl's.
+def to_verl(
+    rows: Iterable[Mapping[str, Any]],
+    split: str = "train",
+    reward: str = "",
+    answer: str = "answer",
+    domain: str = "unknown",
+) -> list[dict[str, Any]]:
+    """Our rows, or those of any TRL dataset with a prompt, as verl's.
 
     Args:
         rows: mappings with the columns prompt, answer, domain, info; further columns are kept in extra_info.
         split: noted in extra_info, as verl's own datasets do.
         reward: name of the reward that verifies the rows, for `poise.verl.reward.compute_score`; if empty, the reward
             of the task that `domain` names.
+        answer: column that holds the ground truth.
+        domain: data_source of rows that have no domain; verl's own word for it if not given.
 
     Raises:
-        ConfigError: a row lacks a column.
+        ConfigError: a row has no prompt, or holds what JSON cannot.
     """
-    return [_to_verl(row, index, split, reward) for index, row in enumerate(rows)]
+    return [_to_verl(row, index, split, reward, answer, domain) for index, row in enumerate(rows)]
 
 
 def from_verl(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -49,8 +58,11 @@ def from_verl(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_from_verl(row, index) for index, row in enumerate(rows)]
 
 
-def convert_file(source: Path, target: Path, to: Form, split: str = "train", reward: str = "") -> int:
+def convert_file(source: Path, target: Path, to: Form, **options: str) -> int:
     """Convert a .parquet or .jsonl file; the target's ending chooses its format.
+
+    Args:
+        options: as `to_verl` takes them.
 
     Returns:
         the number of rows.
@@ -58,10 +70,14 @@ def convert_file(source: Path, target: Path, to: Form, split: str = "train", rew
     Raises:
         ConfigError: an unknown ending or form, no such file, or rows that cannot be converted.
     """
-    if to not in ("verl", "trl"):
-        raise ConfigError(f"data is converted to 'verl' or 'trl', got {to!r}")
-    rows = read_rows(source)
-    write_rows(to_verl(rows, split, reward) if to == "verl" else from_verl(rows), target)
+    _require_form(to)
+    return convert_rows(read_rows(source), target, to, **options)
+
+
+def convert_rows(rows: list[dict[str, Any]], target: Path, to: Form, **options: str) -> int:
+    """The same for rows that are at hand."""
+    _require_form(to)
+    write_rows(to_verl(rows, **options) if to == "verl" else from_verl(rows), target)
     return len(rows)
 
 
@@ -72,24 +88,28 @@ def info_of(extra_info: Mapping[str, Any]) -> str:
     return json.dumps(extra_info, ensure_ascii=False, default=str)
 
 
-def _to_verl(row: Mapping[str, Any], index: int, split: str, reward: str) -> dict[str, Any]:
-    _require(row, COLUMNS, index, "prompt, answer, domain and info")
-    prompt, info = row["prompt"], row["info"]
-    foreign = _foreign_part(info)
+def _to_verl(row: Mapping[str, Any], index: int, split: str, reward: str, answer: str, domain: str) -> dict[str, Any]:
+    _require(row, ("prompt",), index, "prompt, and as a rule answer, domain and info")
+    prompt, truth, info = row["prompt"], row.get(answer), row.get("info")
+    foreign = _foreign_part(info) if isinstance(info, str) else None
     if foreign is not None:
         return {"data_source": row["domain"], "prompt": prompt, **foreign}
-    others = {key: value for key, value in row.items() if key not in COLUMNS}
+    # What verl's side holds in another form, or lacks, comes back from the copy in `columns`.
+    fits = [column for column in _OPTIONAL if isinstance(row.get(column), str)]
+    plain = [column for column in fits if column != "answer" or answer == "answer"]
+    others = {key: value for key, value in row.items() if key not in ("prompt", *plain)}
     return {
-        "data_source": row["domain"],
+        "data_source": row["domain"] if "domain" in plain else domain,
         "prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
-        "reward_model": {"style": "rule", "ground_truth": row["answer"]},
+        "reward_model": {"style": "rule", "ground_truth": "" if truth is None else _text(truth, index)},
         "extra_info": {
             "index": index,
             "split": split,
             "reward": reward,
-            "info": info,
+            "info": "{}" if info is None else _text(info, index),
             "is_plain_prompt": isinstance(prompt, str),
-            "columns": json.dumps(others, ensure_ascii=False),
+            "plain": ",".join(plain),
+            "columns": _text(others, index),
         },
     }
 
@@ -97,23 +117,27 @@ def _to_verl(row: Mapping[str, Any], index: int, split: str, reward: str) -> dic
 def _from_verl(row: Mapping[str, Any], index: int) -> dict[str, Any]:
     _require(row, _VERL_COLUMNS, index, "data_source, prompt and reward_model")
     extra_info = row.get("extra_info") or {}
+    truth = row["reward_model"].get("ground_truth")
     if _is_ours(extra_info):
         prompt = row["prompt"][0]["content"] if extra_info["is_plain_prompt"] else row["prompt"]
-        answer = row["reward_model"]["ground_truth"]
-        ours = {"prompt": prompt, "answer": answer, "domain": row["data_source"], "info": extra_info["info"]}
-        return {**ours, **json.loads(extra_info["columns"])}
-    truth = row["reward_model"].get("ground_truth")
+        held = {"answer": truth, "domain": row["data_source"], "info": extra_info["info"]}
+        plain = {name: held[name] for name in extra_info["plain"].split(",") if name}
+        return {"prompt": prompt, **plain, **json.loads(extra_info["columns"])}
     rest = {key: value for key, value in row.items() if key not in ("data_source", "prompt")}
-    try:
-        info = json.dumps({_FOREIGN: rest}, ensure_ascii=False)
-        answer = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
-    except TypeError as error:
-        raise ConfigError(f"row {index} holds what a text row cannot ({error}); only text can be converted") from error
+    info, answer = _text({_FOREIGN: rest}, index), _text(truth, index)
     return {"prompt": row["prompt"], "answer": answer, "domain": row["data_source"], "info": info}
 
 
+def _text(value: Any, index: int) -> str:
+    """Text as it is, anything else as JSON."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise ConfigError(f"row {index} holds what a text row cannot ({error}); only text can be converted") from error
+
+
 def _is_ours(extra_info: Mapping[str, Any]) -> bool:
-    return {"info", "is_plain_prompt", "columns"} <= set(extra_info)
+    return {"info", "is_plain_prompt", "plain", "columns"} <= set(extra_info)
 
 
 def _foreign_part(info: str) -> dict[str, Any] | None:
@@ -123,6 +147,11 @@ def _foreign_part(info: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return kept[_FOREIGN] if isinstance(kept, dict) and set(kept) == {_FOREIGN} else None
+
+
+def _require_form(to: str) -> None:
+    if to not in ("verl", "trl"):
+        raise ConfigError(f"data is converted to 'verl' or 'trl', got {to!r}")
 
 
 def _require(row: Mapping[str, Any], columns: Iterable[str], index: int, named: str) -> None:

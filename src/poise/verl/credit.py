@@ -56,13 +56,20 @@ class BatchRows:
             torch.tensor(groups, dtype=torch.long),
         )
 
-    def rollouts(self, rewards_B: Tensor, features_B: Features | None, sources_B: Sequence[Any]) -> Rollouts:
+    def rollouts(
+        self,
+        rewards_B: Tensor,
+        features_B: Features | None,
+        sources_B: Sequence[Any],
+        scores_B: Tensor | None = None,
+    ) -> Rollouts:
         """The batch's rollouts; a reward that is not a number has failed.
 
         Args:
             rewards_B: verl's reward of each row.
             features_B: captured features of each row; None if the baseline needs none.
             sources_B: `data_source` of each row, the name of its domain.
+            scores_B: squared score of each row; a rollout's is the sum over its outputs. None if the fit needs none.
         """
         domains = [domain_id(str(sources_B[row])) for row in self.last_R.tolist()]
         return Rollouts(
@@ -70,7 +77,12 @@ class BatchRows:
             groups_B=self.groups_R,
             features=features_B.select(self.last_R) if features_B is not None else None,
             domains_B=torch.tensor(domains, dtype=torch.long),
+            weights_B=self._summed(scores_B) if scores_B is not None else None,
         )
+
+    def _summed(self, values_B: Tensor) -> Tensor:
+        real_B = self.rollout_B >= 0
+        return values_B.new_zeros(len(self.last_R)).index_add(0, self.rollout_B[real_B], values_B[real_B])
 
     def spread(self, values_R: Tensor, padding: float) -> Tensor:
         """Each rollout's value on all of its rows, `padding` on the others."""

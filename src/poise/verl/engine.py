@@ -1,6 +1,6 @@
 """The `capture` step on verl: pooled states and entropies read off the FSDP engine's old-log-prob forward.
 
-A batch that carries a request (`REQUEST`, a StateSpec as JSON) gets three more outputs, one row per rollout, which
+A batch that carries a request (`REQUEST`, a StateSpec as JSON) gets four more outputs, one row per rollout, which
 travel to the driver with the log-probabilities. Without a request the engine is verl's own, and nothing is hooked.
 """
 
@@ -23,7 +23,7 @@ from poise.errors import CaptureError
 
 VENDOR = "poise"
 REQUEST = "poise_request"
-PROMPT, REASONING, ENTROPY = "poise_prompt", "poise_reasoning", "poise_entropy"
+PROMPT, REASONING, ENTROPY, SECONDS = "poise_prompt", "poise_reasoning", "poise_entropy", "poise_seconds"
 
 
 def request_of(spec: StateSpec) -> str:
@@ -58,6 +58,8 @@ class CapturingFSDPEngine(FSDPEngineWithLMHead):
         model_output = output["model_output"]
         model_output[PROMPT], model_output[REASONING] = states.prompt_BH, states.reasoning_BH
         model_output[ENTROPY] = entropy_of(model_output, layout, spec)
+        rows = len(states.prompt_BH)
+        model_output[SECONDS] = states.prompt_BH.new_full((rows, 1), states.seconds / rows)
         return loss, output
 
     def _shard(self, layout: TokenLayout, micro_batch: Any) -> tuple[int, Any]:

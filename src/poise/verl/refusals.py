@@ -60,6 +60,7 @@ def _problems(config: Any, settings: PoiseSettings) -> Iterator[str]:
         found = OmegaConf.select(config, key)
         return default if found is None else found
 
+    baseline = settings.estimator.baseline
     estimator = value("algorithm.adv_estimator")
     if estimator != ESTIMATOR:
         yield (
@@ -86,10 +87,15 @@ def _problems(config: Any, settings: PoiseSettings) -> Iterator[str]:
             "the states: set it to False"
         )
     rollouts = value("actor_rollout_ref.rollout.n", 1)
-    if rollouts < 2 and settings.baseline != "none":
+    if rollouts < 2 and baseline != "none":
         yield (
-            f"actor_rollout_ref.rollout.n={rollouts}, but poise.baseline={settings.baseline} needs a sibling: "
+            f"actor_rollout_ref.rollout.n={rollouts}, but poise.baseline={baseline} needs a sibling: "
             "set it to 2 or more"
+        )
+    if value("algorithm.filter_groups.enable", False) and settings.needs_features:
+        yield (
+            "algorithm.filter_groups.enable=True keeps a prompt by what all of its rollouts earned: a kept sibling's "
+            f"reward then tells the rollout's own, and poise.baseline={baseline} would learn that; set it to False"
         )
     if value("critic.enable", False):
         yield "critic.enable=True trains a critic that POISE replaces: set critic.enable=False"

@@ -5,36 +5,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from poise.core import BASELINES, EstimatorConfig, ProbeConfig, StateSpec
 from poise.errors import ConfigError
+
+SettingsT = TypeVar("SettingsT")
 
 
 @dataclass(frozen=True)
 class PoiseSettings:
     """What a verl user chooses under `poise.*`; the defaults stand in config/poise.yaml with their sources.
 
+    Every setting of `EstimatorConfig` is a key of the section, every setting of `ProbeConfig` one of `poise.probe`.
+
     Args:
-        baseline: "probe" (POISE), "leave-one-out", "shrinkage", "group-mean" or "none".
+        estimator: what credits the rollouts, the probe included.
         prompt_layer, reasoning_layer: index (1 = first block), negative index, or fraction of depth.
         window: how many of the last tokens of each part are averaged.
         end_of_reasoning: text that closes the reasoning; None if the model has none.
-        capacity: rows of the probe's buffer, per domain.
-        cold_start_rows, cold_start_steps: leave-one-out until the probe has seen this much.
-        probe: how the probe is fitted.
         allow_fresh_probe: continue from a checkpoint that holds no probe (one written by plain verl) with a cold one.
     """
 
-    baseline: Any = "probe"
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     prompt_layer: int | float = 0.5
     reasoning_layer: int | float = 0.5
     window: int = 10
     end_of_reasoning: str | None = "</think>"
-    capacity: int = 4096
-    cold_start_rows: int = 256
-    cold_start_steps: int = 0
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
     allow_fresh_probe: bool = False
 
     @staticmethod
@@ -44,30 +41,28 @@ class PoiseSettings:
         Raises:
             ConfigError: an unknown key, or a value that cannot work.
         """
-        values = {key: value for key, value in section.items() if value is not None or key == "end_of_reasoning"}
-        layer = values.pop("layer", None)
-        probe = dict(values.pop("probe", {}))
-        if isinstance(probe.get("clip"), list):
-            probe["clip"] = tuple(float(bound) for bound in probe["clip"])
-        if "alpha" in probe:
-            probe["alpha"] = float(probe["alpha"])
-        _refuse_unknown(values, {item.name for item in fields(PoiseSettings)} | {"layer"}, "poise.")
-        _refuse_unknown(probe, {item.name for item in fields(ProbeConfig)}, "poise.probe.")
+        values = dict(section)
+        layer, probe = values.pop("layer", None), values.pop("probe", None) or {}
+        for name in ("prompt_layer", "reasoning_layer"):
+            values[name] = layer if values.get(name) is None else values[name]
+            if values[name] is None:
+                del values[name]
+        _refuse_unknown(values, {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator"}, "poise.")
+        _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
         _refuse_unknown([values.get("baseline", "probe")], set(BASELINES), "poise.baseline=")
-        layers = {} if layer is None else {"prompt_layer": layer, "reasoning_layer": layer}
-        settings = PoiseSettings(**{**layers, **values, "probe": ProbeConfig(**probe)})
-        settings.estimator()  # raises where the numbers contradict each other
-        return settings
+        ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
+        ours["probe"] = _built(ProbeConfig, probe, "poise.probe.")
+        return PoiseSettings(estimator=_built(EstimatorConfig, ours, "poise."), **values)
 
-    def estimator(self) -> EstimatorConfig:
-        """The settings that `ValueEstimator` takes."""
-        return EstimatorConfig(
-            baseline=self.baseline,
-            probe=self.probe,
-            capacity=self.capacity,
-            cold_start_rows=self.cold_start_rows,
-            cold_start_steps=self.cold_start_steps,
-        )
+    @property
+    def needs_features(self) -> bool:
+        """Whether credit reads the policy's states at all."""
+        return self.estimator.baseline == "probe"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the probe's fit is weighted with the rollouts' squared scores."""
+        return self.needs_features and self.estimator.probe.weights == "score"
 
     def states(self, tokenizer: Any, depth: int) -> StateSpec:
         """The states to capture from a model of `depth` blocks, layers resolved to indices."""
@@ -87,6 +82,34 @@ def feature_identity(spec: StateSpec, depth: int) -> dict[str, Any]:
         "end_of_reasoning": list(spec.end_of_reasoning),
         "features": ["prompt", "reasoning", "entropy"],
     }
+
+
+def names_of(*kinds: type) -> list[str]:
+    """Names of all settings of some settings classes."""
+    return [item.name for kind in kinds for item in fields(kind)]
+
+
+def _built(kind: type[SettingsT], values: Mapping[str, Any], prefix: str) -> SettingsT:
+    """A settings object from YAML's values.
+
+    Raises:
+        ConfigError: a number or switch that is of another type than its setting.
+    """
+    hints = get_type_hints(kind)
+    return kind(**{name: _fitting(value, hints[name], f"{prefix}{name}") for name, value in values.items()})
+
+
+def _fitting(value: Any, hint: Any, name: str) -> Any:
+    """YAML's lists are tuples here, and its whole numbers may be meant as floats."""
+    if isinstance(value, list):
+        return tuple(float(part) for part in value)
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and type(value) is int:
+        return float(value)
+    plain = {int, float, bool} & set(kinds)
+    if plain and type(value) not in kinds:
+        raise ConfigError(f"{name} must be of type {' or '.join(kind.__name__ for kind in plain)}, got {value!r}")
+    return value
 
 
 def _refuse_unknown(given: Iterable[str], known: set[str], prefix: str) -> None:

@@ -30,7 +30,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import HFModelConfig
 
-from poise.core import Credit, Features, StateSpec, ValueEstimator, load_state, save_state
+from poise.core import Credit, Features, StateSpec, ValueEstimator, load_state, save_state, squared_score
 from poise.errors import StateMismatchError
 from poise.verl import engine, refusals
 from poise.verl.credit import BatchRows, number_or_none, predictions_by_key, unused_rows
@@ -79,7 +79,7 @@ class PoiseTrainer(PPOTrainerSync):
         super()._init_tokenizer()
         depth = _depth_of(self.config.actor_rollout_ref.model)
         self.spec = self.settings.states(self.tokenizer, depth)
-        self.estimator = ValueEstimator(self.settings.estimator(), feature_identity(self.spec, depth))
+        self.estimator = ValueEstimator(self.settings.estimator, feature_identity(self.spec, depth))
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -91,7 +91,7 @@ class PoiseTrainer(PPOTrainerSync):
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Ask the workers for states with this forward pass, and with no other."""
-        if not self._needs_features:
+        if not self.settings.needs_features:
             return super()._compute_old_log_prob(batch, metrics)
         batch.extra_info[engine.REQUEST] = engine.request_of(self.spec)
         try:
@@ -101,21 +101,18 @@ class PoiseTrainer(PPOTrainerSync):
         returned.extra_info.pop(engine.REQUEST, None)
         return returned
 
-    @property
-    def _needs_features(self) -> bool:
-        return self.settings.baseline == "probe"
-
     # --- credit and update --------------------------------------------------------------------------------------
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl computes the advantages, with our credit in place of an estimator; then the probe learns."""
         began = time.perf_counter()
         rows = BatchRows.of(batch.keys, batch.tags)
-        features_B, sources_B = self._fetch(batch)
+        features_B, sources_B, capture_seconds = self._fetch(batch)
+        scores_B = self._squared_scores(batch) if self.settings.needs_scores else None
         credits: list[Credit] = []
 
         def credit_rows(rewards_B: Tensor) -> Tensor:
-            credits.append(self.estimator.credit(rows.rollouts(rewards_B, features_B, sources_B)))
+            credits.append(self.estimator.credit(rows.rollouts(rewards_B, features_B, sources_B, scores_B)))
             return rows.spread(credits[-1].advantages_B, padding=0.0)
 
         with _crediting(credit_rows):
@@ -123,17 +120,31 @@ class PoiseTrainer(PPOTrainerSync):
         (credit,) = credits
         self._drop(batch, unused_rows(rows, credit))
         self.dumped = predictions_by_key(batch.keys, rows, credit)
-        learnt = self.estimator.update(credit) | {"seconds": time.perf_counter() - began}
+        learnt = self.estimator.update(credit)
+        learnt |= {"capture_seconds": capture_seconds, "seconds": time.perf_counter() - began}
         metrics.update({f"poise/{name}": value for name, value in learnt.items() if math.isfinite(value)})
         return batch
 
-    def _fetch(self, batch: KVBatchMeta) -> tuple[Features | None, list[Any]]:
-        """Captured features and data source of each row."""
-        captured = [engine.PROMPT, engine.REASONING, engine.ENTROPY] if self._needs_features else []
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[*captured, _SOURCE])
+    def _fetch(self, batch: KVBatchMeta) -> tuple[Features | None, list[Any], float]:
+        """Captured features and data source of each row, and the seconds that capture took, all workers together."""
+        captured = [engine.PROMPT, engine.REASONING, engine.ENTROPY] if self.settings.needs_features else []
+        timed = [engine.SECONDS] if captured else []
+        names = [*captured, *timed, _SOURCE]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         features = Features(*(_stacked(data[name]) for name in captured)) if captured else None
         sources = data[_SOURCE]
-        return features, list(sources.tolist() if hasattr(sources, "tolist") else sources)
+        seconds = sum(float(_stacked(data[name]).sum()) for name in timed)
+        return features, list(sources.tolist() if hasattr(sources, "tolist") else sources), seconds
+
+    def _squared_scores(self, batch: KVBatchMeta) -> Tensor:
+        """How much each row weighs in the gradient's variance, from its old log-probabilities, under this loss."""
+        names = ["old_log_probs", "response_mask"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+        log_probs_BT, mask_BT = (data[name].to_padded_tensor(0) for name in names)
+        scores_B = squared_score(log_probs_BT, mask_BT)
+        if self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean":
+            return scores_B / mask_BT.sum(1).clamp_min(1).square()  # there each row's term is divided by its length
+        return scores_B
 
     def _drop(self, batch: KVBatchMeta, dropped: list[int]) -> None:
         """Take rows out of the update as verl takes its padding rows out: no token of theirs counts in any loss."""
@@ -165,15 +176,24 @@ class PoiseTrainer(PPOTrainerSync):
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
 
     def _val_metrics_update(
-        self, data_sources: Any, sample_uids: Any, reward_extra_infos_dict: Any, *args: Any, **kwargs: Any
+        self,
+        data_sources: Any,
+        sample_uids: Any,
+        reward_extra_infos_dict: Any,
+        sample_turns: Any,
+        expected_acc_counts: Any = None,
     ) -> dict[str, float]:
-        """Failed rewards are left out of verl's validation means, and counted."""
+        """Failed rewards are left out of verl's validation means, which would take them for zeros, and counted."""
         cleaned = {
             name: [number_or_none(value) for value in values] for name, values in reward_extra_infos_dict.items()
         }
-        failed = sum(value is None for value in cleaned.get("reward", []))
-        metrics = super()._val_metrics_update(data_sources, sample_uids, cleaned, *args, **kwargs)
-        return {**metrics, "poise/validation_failed": float(failed)}
+        failed = [row for row, value in enumerate(cleaned.get("reward", [])) if value is None]
+        expected = dict(expected_acc_counts or {})
+        for row in failed:
+            prompt = str(data_sources[row]), str(sample_uids[row])
+            expected[prompt] = expected.get(prompt, 1) - 1
+        metrics = super()._val_metrics_update(data_sources, sample_uids, cleaned, sample_turns, expected)
+        return {**metrics, "poise/validation_failed": float(len(failed))}
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

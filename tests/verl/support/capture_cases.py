@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Case:
     pad_to_length: bool = False
 
 
-CASES = (
+_LAYOUTS = (
     Case("packed-dynamic"),
     Case("packed-static", dynamic=False),
     Case("padded-dynamic", remove_padding=False),
@@ -48,13 +48,19 @@ CASES = (
     Case("packed-to-length", pad_to_length=True),
     Case("gradient-checkpointing", checkpointing=True),
     Case("lora", lora=True),
-    # Ranks load tied models alike; verl leaves others to FSDP1's broadcast of the weights, which needs a GPU.
-    Case("fsdp1", model="tied", strategy="fsdp"),
     Case("ulysses", shards=2),
     Case("ulysses-to-length", shards=2, pad_to_length=True),
-    # Last, for verl patches the model's class; tied, for verl's FSDP2 keeps an untied head sharded, out of their reach.
-    Case("fused-kernels", model="tied", fused=True),
 )
+# Last, for verl patches the model's class; tied, for verl's FSDP2 keeps an untied head sharded, out of their reach.
+_FUSED = Case("fused-kernels", model="tied", fused=True)
+
+
+def _on_fsdp1(case: Case) -> Case:
+    """Ranks load tied models alike; verl leaves others to FSDP1's broadcast of the weights, which needs a GPU."""
+    return replace(case, name=f"fsdp1-{case.name}", strategy="fsdp", model="tied")
+
+
+CASES = (*_LAYOUTS, *map(_on_fsdp1, _LAYOUTS), _FUSED, _on_fsdp1(_FUSED))
 
 
 def rollouts_of(data_rank: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

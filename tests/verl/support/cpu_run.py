@@ -18,20 +18,20 @@ from typing import Any
 from cpu_settings import SUPPORT, environment, local_ray, on_cpu
 
 from poise.models import bundled
-from poise.tasks import load_task, reward_of
+from poise.tasks import load_task
 from poise.verl.convert import to_verl, write_rows
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 96, 64
 _METRIC = re.compile(r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|nan)\)?")
 
 
-def prepare(folder: Path, task: str, train: int, test: int, reward: str = "") -> None:
-    """The bundled model and a task's prompts, none of them twice, as verl wants them."""
+def prepare(folder: Path, train: Mapping[str, int], test: Mapping[str, int], reward: str) -> None:
+    """The bundled model and so many prompts of each task, none of them twice, as verl wants them."""
     shutil.copytree(bundled(), folder / "model")
-    for split, size in (("train", train), ("test", test)):
-        questions = {str(row["prompt"]): row for row in load_task(task, split, size=size)}
-        rows = to_verl(questions.values(), split, reward or reward_of(task))
-        write_rows(rows, folder / f"{split}.parquet")
+    for split, tasks in (("train", train), ("test", test)):
+        rows = [row for task, size in tasks.items() for row in load_task(task, split, size=size)]
+        questions = {str(row["prompt"]): row for row in rows}
+        write_rows(to_verl(questions.values(), split, reward), folder / f"{split}.parquet")
 
 
 def overrides(data: Path, out: Path, steps: int, prompts: int, **settings: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""A reward that fails, reproducibly, for one answer in five: what a flaky sandbox does."""
+"""A reward that fails, reproducibly, for one answer in sixteen: what a flaky sandbox does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from poise.rewards import Verdict, verifier
 
 
 def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
-    if crc32(completion.encode()) % 5 == 0:
+    if crc32(completion.encode()) % 16 == 0:
         raise TimeoutError("the sandbox did not answer")
     return verifier("procedural")(completion, example)

@@ -1,0 +1,52 @@
+"""`poise data convert`: files to verl's form and back, a task straight into it, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+
+def test_a_file_there_and_back(poise: Callable, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} + 1 = ?", "solution": n + 1, "level": None if n else "easy"} for n in range(3)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    there = ["sums.jsonl", "verl.parquet", "--answer", "solution", "--domain", "sums", "--reward", "exact"]
+    told = poise("data", "convert", *there)
+    assert (told.status, told.out) == (0, "3 rows of sums.jsonl -> verl.parquet, in the form of verl\n"), told.err
+    written = pq.read_table(tmp_path / "verl.parquet").to_pylist()
+    assert [row["reward_model"]["ground_truth"] for row in written] == ["1", "2", "3"]
+    assert [(row["data_source"], row["extra_info"]["reward"]) for row in written] == [("sums", "exact")] * 3
+    assert poise("data", "convert", "verl.parquet", "back.jsonl", "--to", "trl").status == 0
+    assert (tmp_path / "back.jsonl").read_text() == (tmp_path / "sums.jsonl").read_text()
+
+
+def test_a_task_becomes_a_verl_file(poise: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    told = poise("data", "convert", "chain_sum", "test.parquet", "--split", "test", "--size", "4", "--data-seed", "3")
+    assert told.status == 0, told.err
+    rows = pq.read_table(tmp_path / "test.parquet").to_pylist()
+    assert [row["extra_info"]["index"] for row in rows] == [0, 1, 2, 3]
+    assert {(row["data_source"], row["extra_info"]["reward"]) for row in rows} == {("chain_sum", "procedural")}
+    assert {row["extra_info"]["split"] for row in rows} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["only.jsonl"], 2, "needs SOURCE and TARGET before its options, got 1 names: only.jsonl"),
+        (["a.jsonl", "b.parquet", "--too", "verl"], 2, "unknown flag --too"),
+        (["a.jsonl", "b.parquet", "--to", "hdf5"], 2, "--to"),
+        (["none.jsonl", "b.parquet"], 1, "there is no file none.jsonl"),
+        (["chain_sums", "b.parquet"], 1, "chain_sum"),
+        (["chain_sum", "b.parquet", "--to", "trl"], 2, "a task already has our form"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals(poise: Callable, words: list[str], status: int, sentence: str) -> None:
+    told = poise("data", "convert", *words)
+    assert told.status == status, told
+    assert sentence in told.err
+    assert "Traceback" not in told.err
