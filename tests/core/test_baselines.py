@@ -19,6 +19,7 @@ from poise.core.baselines import (
     mean_of_others,
     none,
     other_prompts,
+    prompt_value,
     shrinkage,
 )
 
@@ -79,6 +80,7 @@ def test_the_registry_names_each_baseline() -> None:
         "probe": cross_rollout,
         "leave-one-out": leave_one_out,
         "shrinkage": shrinkage,
+        "tracker": prompt_value,
         "group-mean": group_mean,
         "none": none,
     }

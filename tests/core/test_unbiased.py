@@ -46,7 +46,9 @@ class World:
             self.prompt_PH[prompts_B], self.reasoning_PAH[prompts_B, actions_B], self.entropy_PAE[prompts_B, actions_B]
         )
         weights_B = self.score_PAD.square().sum(2)[prompts_B, actions_B].float()
-        return Rollouts(self.reward_PA[prompts_B, actions_B], groups_B, features, weights_B=weights_B)
+        return Rollouts(
+            self.reward_PA[prompts_B, actions_B], groups_B, features, prompts_B=prompts_B, weights_B=weights_B
+        )
 
     def batch(self, actions_PG: Tensor) -> tuple[Rollouts, Tensor]:
         """One training batch: every prompt once, G rollouts of it. Returns the score vectors of its rollouts too."""
@@ -158,7 +160,7 @@ def test_cross_rollout_gradient_is_exact(size: int, form: str) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("baseline", ["leave-one-out", "none"])
+@pytest.mark.parametrize("baseline", ["leave-one-out", "tracker", "none"])
 def test_other_unbiased_baselines_are_exact(baseline: str, size: int) -> None:
     assert relative_error(expected_gradient(estimator(baseline), size)) < 1e-6
 
@@ -351,7 +353,10 @@ def changed(batch: Rollouts, row: int, seed: int, reward: float, absent: bool) -
 
 @pytest.mark.parametrize(
     ("baseline", "form"),
-    [*(("probe", form) for form in FORMS), *((name, "paper") for name in ("leave-one-out", "shrinkage", "none"))],
+    [
+        *(("probe", form) for form in FORMS),
+        *((name, "paper") for name in ("leave-one-out", "shrinkage", "tracker", "none")),
+    ],
 )
 @given(
     size=st.sampled_from([2, 3, 4, 8]),

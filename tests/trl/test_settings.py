@@ -40,7 +40,10 @@ def test_published_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"num_generations": 1}, "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'none'"),
+        (
+            {"num_generations": 1},
+            "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'tracker', 'none'",
+        ),
         ({"num_generations": 1, "baseline": "leave-one-out"}, "baseline='leave-one-out' .* its siblings"),
         ({"num_generations": 0, "baseline": "none"}, "needs at least 2"),
         (
@@ -50,7 +53,10 @@ def test_published_defaults(tmp_path: Path) -> None:
         ({"scale_rewards": "group"}, "contains the rollout's own reward"),
         ({"scale_rewards": "batch", "baseline": "leave-one-out"}, "biases the gradient"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "replaces the baseline"),
-        ({"baseline": "critic"}, "choose one of probe, leave-one-out, shrinkage, group-mean, none"),
+        ({"baseline": "critic"}, "choose one of probe, leave-one-out, shrinkage, tracker, group-mean, none"),
+        ({"whiten_advantages": True}, "belongs to baseline='tracker' or 'none', not to 'probe'"),
+        ({"whiten_advantages": True, "baseline": "group-mean"}, "scale_rewards scales it instead"),
+        ({"baseline": "tracker", "tracker_half_life": 0.0}, "tracker_half_life must be positive"),
         ({"capture": "never"}, "choose 'auto' or 'extra'"),
         ({"probe_head": "mlp"}, "choose 'ridge' or 'logistic'"),
         ({"probe_alpha": 0.0}, "alpha must be positive"),

@@ -120,6 +120,36 @@ def test_one_rollout_a_prompt(baseline: str, tmp_path: Path) -> None:
     assert all(torch.isfinite(torch.tensor(losses(trainer))))
 
 
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("rollouts", [1, 2])
+def test_tracker_remembers_prompts_across_steps(rollouts: int, whitened: bool, tmp_path: Path) -> None:
+    trainer = tiny_policy.trainer(
+        tmp_path,
+        baseline="tracker",
+        num_generations=rollouts,
+        whiten_advantages=whitened,
+        tracker_prior=0.25,
+        per_device_train_batch_size=8 * rollouts,
+        train_dataset=tiny_policy.prompts(8),
+        max_steps=3,
+        log_completions=True,
+    )
+    trainer.train()
+    first, second, _ = (pd.read_parquet(path) for path in sorted((tmp_path / "completions").glob("*.parquet")))
+    assert (first["baseline"] == 0.25).all()
+    earned = first.groupby("prompt")["reward"].sum()
+    texts = len(earned)
+    expected = [(8 * 0.25 + earned[prompt]) / (8 + (first["prompt"] == prompt).sum()) for prompt in second["prompt"]]
+    assert abs(second["baseline"] - expected).max() < 1e-6
+    advantages = second["reward"] - second["baseline"]
+    if whitened:
+        advantages = (advantages - advantages.mean()) / advantages.std(ddof=0)
+    assert abs(second["advantage"] - advantages).max() < 1e-5
+    last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    assert last["poise/tracked_prompts"] == texts
+    assert last["poise/prediction_mean"] == pytest.approx(last["poise/baseline_mean"])
+
+
 def test_saved_model_loads_and_its_card_names_the_method(tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
     trainer.train()

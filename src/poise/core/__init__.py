@@ -10,13 +10,15 @@ estimator.update(credit)
 
 from poise.core.baselines import BASELINES, NEED_SIBLINGS, BaselineName
 from poise.core.diagnostics import calibration, prediction_metrics, variance_ratio
-from poise.core.estimator import EstimatorConfig, ValueEstimator, credit_metrics
+from poise.core.estimator import EstimatorConfig, ValueEstimator, credit_metrics, value_metrics
 from poise.core.features import Features
 from poise.core.probe import Probe, ProbeConfig, fit_probe
-from poise.core.rollouts import Credit, Rollouts, domain_id
+from poise.core.returns import whiten
+from poise.core.rollouts import Credit, Rollouts, domain_id, prompt_id
 from poise.core.scores import squared_score
 from poise.core.states import StateCapture, StateSpec, decoder_blocks, resolve_layer
 from poise.core.tokens import TokenLayout, token_entropy
+from poise.core.tracker import Tracker, TrackerConfig
 from poise.core.trees import load_state, map_tensors, save_state
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "StateCapture",
     "StateSpec",
     "TokenLayout",
+    "Tracker",
+    "TrackerConfig",
     "ValueEstimator",
     "calibration",
     "credit_metrics",
@@ -41,9 +45,12 @@ __all__ = [
     "load_state",
     "map_tensors",
     "prediction_metrics",
+    "prompt_id",
     "resolve_layer",
     "save_state",
     "squared_score",
     "token_entropy",
+    "value_metrics",
     "variance_ratio",
+    "whiten",
 ]

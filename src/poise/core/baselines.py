@@ -4,8 +4,8 @@ All take and return (P, G) tensors: P prompts, G rollouts of each. NaN marks wha
 features, a probe not yet fitted. NaN in the result means that no baseline of this kind exists for the rollout.
 
 A baseline b_i keeps the policy gradient E[(r_i - b_i) ∇log π(y_i|x)] unbiased exactly when it is independent of y_i
-given x (paper equations 6-7). `cross_rollout`, `leave_one_out`, `shrinkage`, `other_prompts` and `none` are;
-`group_mean` is not quite: it contains r_i, which shrinks the gradient by (G-1)/G.
+given x (paper equations 6-7). `cross_rollout`, `leave_one_out`, `shrinkage`, `prompt_value`, `other_prompts`
+and `none` are; `group_mean` is not quite: it contains r_i, which shrinks the gradient by (G-1)/G.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BaselineName = Literal["probe", "leave-one-out", "shrinkage", "group-mean", "none"]
+BaselineName = Literal["probe", "leave-one-out", "shrinkage", "tracker", "group-mean", "none"]
 Baseline = Callable[[Float[Tensor, "P G"], Float[Tensor, "P G"]], Float[Tensor, "P G"]]
 
 
@@ -88,6 +88,18 @@ def shrinkage(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P
     siblings_PG = siblings_PG.to(target_PG)
     shrunk_PG = siblings_PG + share_PG * (target_PG - siblings_PG)
     return first_known(shrunk_PG, siblings_PG, target_PG).to(rewards_PG)
+
+
+def prompt_value(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+    """Single-stream: b_i = v(x), the prompt's value from what was known before the batch.
+
+    Args:
+        rewards_PG: not used.
+        predictions_PG: v(x), the same for all rollouts of a prompt.
+
+    Source: arXiv 2509.13232 (per-prompt tracker).
+    """
+    return predictions_PG
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,7 @@ BASELINES: dict[BaselineName, Baseline] = {
     "probe": cross_rollout,
     "leave-one-out": leave_one_out,
     "shrinkage": shrinkage,
+    "tracker": prompt_value,
     "group-mean": group_mean,
     "none": none,
 }

@@ -24,6 +24,7 @@ from poise.core.features import Features
 from poise.core.probe import Probe, ProbeConfig, fit_probe
 from poise.core.rollouts import Credit, Grouping, Rollouts
 from poise.core.scores import known_weights
+from poise.core.tracker import Tracker, TrackerConfig
 from poise.core.trees import flatten, map_tensors, restore
 from poise.errors import ConfigError, StateMismatchError
 
@@ -35,12 +36,13 @@ class EstimatorConfig:
     """What credits the rollouts.
 
     Args:
-        baseline: "probe" (POISE), "leave-one-out" (RLOO), "shrinkage" (James-Stein), "group-mean" (GRPO) or "none"
-            (REINFORCE).
+        baseline: "probe" (POISE), "leave-one-out" (RLOO), "shrinkage" (James-Stein), "tracker" (SPO), "group-mean"
+            (GRPO) or "none" (REINFORCE).
         probe: how the probe is fitted.
         capacity: rows kept per domain.
         cold_start_rows: rows that a probe must have been fitted on before it is used; leave-one-out until then.
         cold_start_steps: updates that must have been made before any probe is used.
+        tracker: how a prompt's value is remembered, with baseline "tracker".
 
     Source: capacity 4096 and a cold start of 16 leave-one-out steps are the published values. Deviates from the paper:
     the default cold start counts rows, since a step may hold 32 rollouts or 2,000.
@@ -51,6 +53,7 @@ class EstimatorConfig:
     capacity: int = 4096
     cold_start_rows: int = 256
     cold_start_steps: int = 0
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self) -> None:
         if self.baseline not in bl.BASELINES:
@@ -86,6 +89,7 @@ class ValueEstimator:
         self.buffers: dict[int, RollingBuffer] = {}
         self.probes: dict[int, Probe] = {}
         self.fitted_rows: dict[int, int] = {}
+        self.tracker = Tracker.start(config.tracker)
         self.version = 0
         self._is_main, self._broadcast = is_main, broadcast
         self._predict_seconds = 0.0
@@ -101,7 +105,7 @@ class ValueEstimator:
         reward of the other prompts. None of them depends on the rollout itself.
 
         Raises:
-            ConfigError: the probe is asked for, but the rollouts carry no features.
+            ConfigError: the baseline needs what the rollouts do not carry: features, scores or prompt ids.
         """
         self._refuse_incomplete(rollouts)
         began = time.perf_counter()
@@ -110,7 +114,7 @@ class ValueEstimator:
         domains_B = rollouts.domains_B if rollouts.domains_B is not None else torch.zeros_like(rollouts.groups_B)
         weights_B = self._weights_of(rollouts)
         features = replace(rollouts.features, reward_B=rewards_B) if rollouts.features is not None else None
-        predictions_B = self.predict(features, domains_B)
+        predictions_B = self._predictions(rollouts, features, domains_B)
         grouping = Grouping.of(rollouts.groups_B)
         rewards_PG, predictions_PG = grouping.pack(rewards_B), grouping.pack(predictions_B)
         chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
@@ -132,9 +136,19 @@ class ValueEstimator:
             from_probe_B=grouping.unpack(~chosen_PG.isnan()) & (self.config.baseline == "probe"),
             features=features,
             version=self.version,
+            prompts_B=rollouts.prompts_B,
         )
 
+    def _predictions(self, rollouts: Rollouts, features: Features | None, domains_B: Tensor) -> Tensor:
+        """What is predicted before any reward of the batch is seen, by the probe or by the tracker."""
+        if self.config.baseline == "tracker":
+            assert rollouts.prompts_B is not None
+            return self.tracker.predict(rollouts.prompts_B)
+        return self.predict(features, domains_B)
+
     def _refuse_incomplete(self, rollouts: Rollouts) -> None:
+        if self.config.baseline == "tracker" and rollouts.prompts_B is None:
+            raise ConfigError("baseline='tracker' needs the prompts' ids, and these rollouts carry none")
         if self.config.baseline != "probe":
             return
         if rollouts.features is None:
@@ -191,6 +205,11 @@ class ValueEstimator:
             self._refit(self._remember(credit))
             rows = sum(len(buffer) for buffer in self.buffers.values())
             metrics |= {"buffer_rows": float(rows), "fit_seconds": time.perf_counter() - began}
+        if self.config.baseline == "tracker":
+            assert credit.prompts_B is not None
+            metrics |= value_metrics(credit)
+            self.tracker = self.tracker.updated(credit.prompts_B, credit.rewards_B, self.config.tracker)
+            metrics["tracked_prompts"] = float(len(self.tracker.prompts_K))
         metrics["predict_seconds"], self._predict_seconds = self._predict_seconds, 0.0
         self.version += 1
         return metrics
@@ -247,6 +266,8 @@ class ValueEstimator:
             if buffer.pairs is not None:
                 # A copy: the buffer reuses its memory, and a checkpoint may be written while training goes on.
                 flatten(map_tensors(buffer.pairs, torch.clone), f"buffer.{key}", tensors, scalars)
+        if self.config.baseline == "tracker":
+            flatten(self.tracker, "tracker", tensors, scalars)
         meta = {
             "identity": self.identity,
             "version": self.version,
@@ -269,6 +290,8 @@ class ValueEstimator:
         self.version = int(meta["version"])
         self.fitted_rows = {int(key): int(rows) for key, rows in meta["probes"].items()}
         self.probes = {key: restore(Probe, f"probe.{key}", tensors, scalars) for key in self.fitted_rows}
+        if self.config.baseline == "tracker":
+            self.tracker = map_tensors(restore(Tracker, "tracker", tensors, scalars), torch.Tensor.cpu)
         self.buffers = {}
         for key, groups_seen in meta["buffers"].items():
             buffer = self.buffers[int(key)] = RollingBuffer(self.config.capacity)
@@ -316,4 +339,15 @@ def probe_metrics(credit: Credit) -> dict[str, float]:
         "prediction_mean": float(credit.predictions_B.nanmean()),
         "probe_share": float((credit.from_probe_B & used_B).sum()) / max(1, int(used_B.sum())),
         **prediction_metrics(credit.predictions_B, credit.targets_B),
+    }
+
+
+def value_metrics(credit: Credit) -> dict[str, float]:
+    """How good the values of the prompts are, against the rewards of the batch that they were made without.
+
+    Names: as in `probe_metrics`. The target is the rollout's own reward, which v(x) knows nothing of.
+    """
+    return {
+        "prediction_mean": float(credit.predictions_B.nanmean()),
+        **prediction_metrics(credit.predictions_B, credit.rewards_B),
     }

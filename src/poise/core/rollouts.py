@@ -24,6 +24,15 @@ def domain_id(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
+def prompt_id(tokens: Sequence[int]) -> int:
+    """A number that stands for a prompt's token ids, the same in every process and run.
+
+    >>> prompt_id([1, 12]) == prompt_id([1, 12]), prompt_id([1, 12]) == prompt_id([11, 2])
+    (True, False)
+    """
+    return domain_id(" ".join(map(str, tokens)))
+
+
 @dataclass(frozen=True)
 class Rollouts:
     """B rollouts with what was verified and captured of them, in any order.
@@ -35,6 +44,7 @@ class Rollouts:
         domains_B: `domain_id` of each rollout's domain; None if there is one domain.
         weights_B: a proxy of the rollout's squared score |∇log π(y|x)|², on any scale, from the same forward pass
             (`squared_score`); None if the fit is not weighted. Only past batches' weights ever reach a baseline.
+        prompts_B: `prompt_id` of each rollout's prompt; None if the baseline remembers no prompt.
     """
 
     rewards_B: Float[Tensor, " B"]
@@ -42,6 +52,7 @@ class Rollouts:
     features: Features | None = None
     domains_B: Int[Tensor, " B"] | None = None
     weights_B: Float[Tensor, " B"] | None = None
+    prompts_B: Int[Tensor, " B"] | None = None
 
     def __post_init__(self) -> None:
         columns = {
@@ -50,6 +61,7 @@ class Rollouts:
             "features": self.features,
             "domains": self.domains_B,
             "weights": self.weights_B,
+            "prompts": self.prompts_B,
         }
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if len(self.rewards_B) == 0:
@@ -74,7 +86,7 @@ class Credit:
         target_weights_B: how much the pair counts in the fit: the mean weight of those siblings; NaN likewise.
         weights_B: as in `Rollouts`; 1 where it gave none.
         from_probe_B: whether the baseline is the probe's.
-        features: as in `Rollouts`.
+        features, prompts_B: as in `Rollouts`.
         version: how many updates the probe had seen.
     """
 
@@ -90,6 +102,7 @@ class Credit:
     from_probe_B: Bool[Tensor, " B"]
     features: Features | None
     version: int
+    prompts_B: Int[Tensor, " B"] | None = None
 
     @property
     def used_B(self) -> Bool[Tensor, " B"]:

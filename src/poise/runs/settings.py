@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Baseline = Literal["probe", "leave-one-out", "shrinkage", "group-mean", "none"]
+Baseline = Literal["probe", "leave-one-out", "shrinkage", "tracker", "group-mean", "none"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PoiseSettings:
     """Where baselines come from, and the probe behind them."""
 
     baseline: Baseline = "probe"
-    """probe (POISE), leave-one-out (RLOO), shrinkage (James-Stein), group-mean (GRPO; see scale_rewards), or none."""
+    """probe (POISE), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), group-mean (GRPO), or none."""
     prompt_layer: float = 0.5
     """Block whose output describes the prompt: index from 1, negative index, or fraction of depth."""
     reasoning_layer: float = 0.5
@@ -107,6 +107,12 @@ class PoiseSettings:
     """Steps with leave-one-out baselines before the probe takes over. Published: 16."""
     capture: Literal["auto", "extra"] = "auto"
     """auto reads the states off a forward pass that runs anyway; extra runs one for them."""
+    tracker_prior: float = 0.5
+    """Baseline tracker: value of a prompt before any reward was seen."""
+    tracker_half_life: float = 16.0
+    """Baseline tracker: steps after which a prompt's past rewards weigh half."""
+    whiten_advantages: bool = False
+    """Subtract the mean of a step's advantages and divide by their deviation (SPO, PPO); for tracker and none."""
     scale_rewards: Literal["none", "group", "batch"] = "none"
     """Divide advantages by a standard deviation; only for group-mean, where it makes GRPO."""
 

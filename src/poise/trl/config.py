@@ -8,9 +8,12 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec
+from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec, TrackerConfig
 from poise.errors import ConfigError
 from poise.trl.single import validated_as_group
+
+# Methods that are published with whitened advantages: SPO, and REINFORCE with a batch-wide normalisation.
+WHITENED = ("tracker", "none")
 
 
 @dataclass
@@ -80,6 +83,19 @@ class PoiseConfig(GRPOConfig):
     cold_start_steps: int = field(
         default=0, metadata={"help": "Updates before the probe is used; the authors' code has 16."}
     )
+    tracker_prior: float = field(
+        default=0.5, metadata={"help": "Baseline 'tracker': value of a prompt before any reward was seen."}
+    )
+    tracker_half_life: float = field(
+        default=16.0, metadata={"help": "Baseline 'tracker': updates after which a prompt's past rewards weigh half."}
+    )
+    whiten_advantages: bool = field(
+        default=False,
+        metadata={
+            "help": "Subtract the mean of the batch's advantages and divide by their standard deviation, as SPO and "
+            "PPO do. Biased: for baselines 'tracker' and 'none' only."
+        },
+    )
     domain_column: str = field(
         default="domain", metadata={"help": "Dataset column that names a rollout's domain; one domain if absent."}
     )
@@ -121,6 +137,8 @@ class PoiseConfig(GRPOConfig):
             raise ConfigError(f"unknown baseline {self.baseline!r}; choose one of {', '.join(BASELINES)}")
         if self.capture not in ("auto", "extra"):
             raise ConfigError(f"unknown capture {self.capture!r}; choose 'auto' or 'extra'")
+        if self.baseline == "group-mean" and self.whiten_advantages:
+            raise ConfigError("whiten_advantages=True with baseline='group-mean': scale_rewards scales it instead")
         if self.baseline != "group-mean":
             self._refuse_own_reward_in_advantage()
         self.estimator()  # a wrong probe setting fails here rather than at the first step
@@ -131,6 +149,11 @@ class PoiseConfig(GRPOConfig):
                 f"scale_rewards={self.scale_rewards!r} divides each advantage by a standard deviation that contains "
                 f"the rollout's own reward, which biases the gradient; use scale_rewards='none' with "
                 f"baseline={self.baseline!r}, or baseline='group-mean' for GRPO"
+            )
+        if self.whiten_advantages and self.baseline not in WHITENED:
+            raise ConfigError(
+                f"whiten_advantages=True subtracts and divides by what contains the rollout's own reward, which biases "
+                f"the gradient; it belongs to baseline={' or '.join(map(repr, WHITENED))}, not to {self.baseline!r}"
             )
         if self.multi_objective_aggregation != "sum_then_normalize":
             raise ConfigError(
@@ -181,6 +204,7 @@ class PoiseConfig(GRPOConfig):
             capacity=self.buffer_capacity,
             cold_start_rows=self.cold_start_rows,
             cold_start_steps=self.cold_start_steps,
+            tracker=TrackerConfig(float(self.tracker_prior), float(self.tracker_half_life)),
         )
 
     def state_spec(self, end_of_reasoning: tuple[int, ...]) -> StateSpec:

@@ -24,6 +24,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         "batch_size",
         "compute_entropy",
     ),
+    "_get_train_sampler": ("dataset",),
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
     "_prepare_inputs": ("generation_batch",),
@@ -35,6 +36,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 # Names that the methods above must still mention: attributes we set, keys we replace.
 MENTIONS: dict[str, tuple[str, ...]] = {
     "__init__": ("_buffered_inputs", "_step", "_logs", "reward_weights"),
+    "_get_train_sampler": ("RepeatSampler(", "seed=self.args.seed"),
     "_prepare_inputs": ("_buffered_inputs", "_step % generate_every", "split_tensor_dict", "shuffle_sequence_dict"),
     "_generate_and_score_completions": (
         "gradient_accumulation_steps % generate_every != 0",

@@ -38,11 +38,13 @@ from poise.core import (
     map_tensors,
     save_state,
     squared_score,
+    whiten,
 )
 from poise.errors import CaptureError, RewardError
 from poise.trl import contract
 from poise.trl.config import PoiseConfig
 from poise.trl.guard import RewardGuard, total_rewards
+from poise.trl.prompts import SeededByEpoch, prompt_ids
 from poise.trl.token_sample import TokenSample
 from poise.trl.windows import WholeWindows, keep_groups_together
 
@@ -248,10 +250,16 @@ class PoiseTrainer(GRPOTrainer):
         gather = self.accelerator.gather
         groups_B = torch.arange(len(self._rewards_B), device=row_B.device) // self.num_generations
         features, weights_B = (captured[0][0].map(gather), gather(captured[0][1])) if captured else (None, None)
-        credit = self.estimator.credit(Rollouts(self._rewards_B, groups_B, features, gather(domains_B), weights_B))
+        prompts_B = gather(prompt_ids(output)) if self.args.baseline == "tracker" else None
+        credit = self.estimator.credit(
+            Rollouts(self._rewards_B, groups_B, features, gather(domains_B), weights_B, prompts_B)
+        )
+        advantages_B = credit.advantages_B
+        if self.args.whiten_advantages:
+            advantages_B = whiten(advantages_B, credit.used_B)
         if self.args.baseline != "group-mean":  # there TRL's own advantages stand, scaling included
-            output["advantages"] = credit.advantages_B[row_B].to(output["advantages"])
-        self._close_window(credit)
+            output["advantages"] = advantages_B[row_B].to(output["advantages"])
+        self._close_window(credit, advantages_B)
         return output
 
     def _domains(self, inputs: list[dict[str, Any]], device: torch.device) -> Tensor:
@@ -266,6 +274,9 @@ class PoiseTrainer(GRPOTrainer):
         kept_BT = (~self._rewards_B[row_B].isnan()).to(mask_BT)[:, None].expand_as(mask_BT)
         output["tool_mask"] = kept_BT * output.get("tool_mask", 1)
         output["num_items_in_batch"] = self.accelerator.gather((mask_BT * output["tool_mask"]).sum()).sum()
+
+    def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
+        return SeededByEpoch(super()._get_train_sampler(dataset))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs
@@ -302,11 +313,12 @@ class PoiseTrainer(GRPOTrainer):
             row_B = torch.cat([rows for _, rows in self._parts])
             self._parts = []
             order_B = self.accelerator.gather(row_B).argsort()
-            self._close_window(credit.map(lambda tensor: self.accelerator.gather(tensor)[order_B]))
+            credit = credit.map(lambda tensor: self.accelerator.gather(tensor)[order_B])
+            self._close_window(credit, credit.advantages_B)
         return loss
 
-    def _close_window(self, credit: Credit) -> None:
-        """The whole batch is credited, on every rank alike: learn from it, and log it."""
+    def _close_window(self, credit: Credit, advantages_B: Tensor) -> None:
+        """The whole batch is credited, on every rank alike: learn from it, and log it with the advantages it got."""
         metrics = self.estimator.update(credit)
         metrics["capture_seconds"], self._capture_seconds = self._capture_seconds, 0.0
         for name, value in metrics.items():
@@ -315,7 +327,7 @@ class PoiseTrainer(GRPOTrainer):
         if self.args.baseline != "group-mean":
             for _ in range(min(len(credit), len(advantages))):
                 advantages.pop()
-            advantages.extend(credit.advantages_B.tolist())
+            advantages.extend(advantages_B.tolist())
         self._log_columns(credit.predictions_B.tolist(), credit.baselines_B.tolist())
         self._failed_batches = 0 if bool(credit.rewards_B.isfinite().any()) else self._failed_batches + 1
         if self._failed_batches >= self.args.max_failed_batches:
