@@ -18,7 +18,11 @@ from poise.trl import STATE_FILE
 LAYOUTS: dict[str, dict[str, Any]] = {
     "train": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16},
     "old, windows of two updates": {"per_device_train_batch_size": 16, "steps_per_generation": 2},
-    "tracker, over several epochs": {"baseline": "tracker", "num_generations": 1, "train_dataset": tiny_policy.prompts(64)},
+    "tracker, over several epochs": {
+        "baseline": "tracker",
+        "num_generations": 1,
+        "train_dataset": tiny_policy.prompts(64),
+    },
 }
 
 

@@ -47,7 +47,9 @@ class PoiseSettings:
             values[name] = layer if values.get(name) is None else values[name]
             if values[name] is None:
                 del values[name]
-        _refuse_unknown(values, {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}, "poise.")
+        _refuse_unknown(
+            values, {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}, "poise."
+        )
         _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
         _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
