@@ -126,10 +126,20 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(uninterrupted: Path
 def test_the_same_seed_gives_the_same_run_however_it_is_watched(
     uninterrupted: Path, workplace, poise: Callable
 ) -> None:
-    told = poise("train", *workplace.flags, "--updates-per-step", "2", "--out", "again", "--eval-size", "12")
-    assert told.status == 0
+    watched = ["--updates-per-step", "2", "--eval-size", "12", "--track-every", "2", "--track-samples", "4"]
+    told = poise("train", *workplace.flags, *watched, "--out", "again")
+    assert told.status == 0, told.err
     again, whole = RunFolder("again"), RunFolder(uninterrupted)
-    assert timeless(again.metrics.read()) == timeless(whole.metrics.read())
+    records = timeless(again.metrics.read())
+    tracked = [{key: record.pop(key) for key in list(record) if "track_" in key} for record in records]
+    assert records == timeless(whole.metrics.read())
+    for name, tensor in weights(Path("again")).items():
+        assert torch.equal(tensor, weights(uninterrupted)[name]), name
+    assert [len(values) > 0 for values in tracked] == [False, True] * 3
+    for values in tracked[1::2]:
+        assert values["poise/track_rollouts"] == 8 * 4
+        assert 0 <= values["poise/track_mae"] <= 1
+        assert -1 <= values["poise/track_pearson"] <= 1
     assert [record["step"] for record in again.evaluations.read()] == [0, 6]
     lines = [line for line in told.out.splitlines() if line.startswith("step=")]
     assert len(lines) == 6

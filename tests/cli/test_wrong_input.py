@@ -45,6 +45,7 @@ TRAIN = [
     (["--prompts-per-step", "1000"], "fewer than the 1000 of one step"),
     (["--max-prompt-tokens", "1"], "no training prompt has at most 1 tokens"),
     (["--micro-batch", "5"], "--micro-batch 5 does not divide"),
+    (["--track-every", "2", "--track-samples", "1"], "--track-samples must be at least 2, got 1"),
     (["--report-to", "trackio"], "--report-to trackio needs the package trackio"),
     (["--lora-rank", "-1"], "--lora-rank must be 0 (no adapters) or more, got -1"),
     (["--lora-rank", "2", "--lora-targets", "nonsense"], "the trainer cannot be set up: Target modules"),

@@ -20,6 +20,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 
+# Batch layouts, one for each place where the trainer reads internal states.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "train": {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 8},
+    "old": {"per_device_train_batch_size": 16, "steps_per_generation": 2},
+    "extra": {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 3},
+}
+
 
 def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: index for index, token in enumerate(SPECIALS + CHARACTERS)}

@@ -13,17 +13,11 @@ from poise.core.tokens import token_entropy
 from poise.runs.tokens import pieces, write_tokens
 from poise.trl.token_sample import TokenEntropies, TokenSample
 
-LAYOUTS = {
-    "train": {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 8},
-    "old": {"per_device_train_batch_size": 16, "steps_per_generation": 2},
-    "extra": {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 3},
-}
 
-
-@pytest.mark.parametrize("mode", LAYOUTS)
+@pytest.mark.parametrize("mode", tiny_policy.LAYOUTS)
 def test_entropies_are_those_of_a_plain_forward_pass(mode: str, tmp_path: Path) -> None:
     policy, tokenizer = tiny_policy.model(), tiny_policy.tokenizer()
-    trainer = tiny_policy.trainer(tmp_path, model=policy, learning_rate=0.0, **LAYOUTS[mode])
+    trainer = tiny_policy.trainer(tmp_path, model=policy, learning_rate=0.0, **tiny_policy.LAYOUTS[mode])
     trainer.token_sample = TokenSample(4)
     trainer.train()
     assert trainer.capture_mode == mode

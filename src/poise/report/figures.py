@@ -128,14 +128,18 @@ def error(runs: Sequence[RunData]) -> Figure | None:
 
 
 def tracking(runs: Sequence[RunData]) -> Figure | None:
-    """The same against the mean of fresh rollouts, where the run was tracked."""
-    return _two(
+    """The same against the mean of fresh rollouts, where the run was tracked; dotted: what such a mean allows."""
+    figure = _two(
         runs,
         ("poise/track_mae", "poise/track_pearson"),
-        "Predictions against fresh rollouts of the policy",
+        "Baselines against fresh rollouts of the policy",
         ("mean abs. error", "Pearson r"),
         marker="o",
     )
+    if figure is not None:
+        for index, run in enumerate(runs):
+            draw.curve(figure.axes[1], *_xy(runs, run, "poise/track_ceiling"), index, linestyle=":")
+    return figure
 
 
 def grad_norm(runs: Sequence[RunData]) -> Figure | None:

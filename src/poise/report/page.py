@@ -26,7 +26,7 @@ CAPTIONS = {
     "compared with itself.",
     "error": "Against what the siblings earned in the same step: noisy, since one reward stands for a pass rate.",
     "tracking": "Every few steps, against the mean of fresh rollouts of each of the step's prompts, drawn from the "
-    "policy that made the step.",
+    "policy that made the step. The dotted line is the correlation that the true pass rates would reach with them.",
     "grad_norm": "Spikes say that a few rollouts drive the update.",
     "policy": "A policy that collapses shows it here first.",
     "seconds": "Sampling, verification, credit, update and probe refit.",

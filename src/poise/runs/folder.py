@@ -212,6 +212,8 @@ _FREE_TO_CHANGE = {
     "optimisation.gradient_checkpointing",
     "evaluation.eval_every",
     "evaluation.eval_batch",
+    "evaluation.track_every",
+    "evaluation.track_samples",
     "run.out",
     "run.save_every",
     "run.keep_checkpoints",

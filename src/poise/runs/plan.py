@@ -123,6 +123,8 @@ def _check_ranges(settings: TrainSettings) -> None:
         ("evaluation", "eval_temperature", 0, None),
         ("evaluation", "eval_top_p", 1e-6, 1),
         ("evaluation", "eval_batch", 1, None),
+        ("evaluation", "track_every", 0, None),
+        ("evaluation", "track_samples", 2, None),
         ("run", "save_every", 0, None),
         ("run", "keep_checkpoints", 1, None),
     ):

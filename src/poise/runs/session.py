@@ -21,6 +21,7 @@ from poise.runs.prepare import Prepared, prepare
 from poise.runs.prompts import total_reward
 from poise.runs.recorder import Recorder
 from poise.runs.settings import TrainSettings
+from poise.runs.tracking import Tracking
 from poise.trl.token_sample import TokenSample
 
 
@@ -138,8 +139,8 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
     sample = TokenSample(tokens.PROMPTS * prepared.plan.rollouts_per_prompt)
     recorder = Recorder(folder, prepared.plan, display, settings.run.keep_checkpoints, seconds, sample)
     callbacks: list[Any] = [recorder]
+    verify = total_reward(prepared.reward_names, settings.reward.reward_weights)
     if prepared.prompts.held_out is not None:
-        verify = total_reward(prepared.reward_names, settings.reward.reward_weights)
         callbacks.append(HeldOut(prepared.prompts.held_out, verify, settings, prepared.plan, folder, display))
     trainer = PoiseTrainer(
         model=prepared.policy.name,
@@ -151,6 +152,8 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
         callbacks=callbacks,
     )
     trainer.token_sample = sample
+    if settings.evaluation.track_every:
+        trainer.fresh_values = Tracking(trainer, verify, settings, prepared.plan)
     for silenced in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(silenced)
     return trainer

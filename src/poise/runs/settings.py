@@ -183,6 +183,10 @@ class EvaluationSettings:
     """Nucleus sampling. Published: 0.95."""
     eval_batch: int = 64
     """Completions generated at once."""
+    track_every: int = 0
+    """Steps between comparisons of the step's baselines with fresh rollouts of its prompts; 0 never. Published: 10."""
+    track_samples: int = 8
+    """Fresh rollouts per prompt, which are not trained on. Published: 8."""
 
 
 @dataclass(frozen=True)

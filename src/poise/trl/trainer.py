@@ -43,6 +43,7 @@ from poise.core import (
 from poise.errors import CaptureError, RewardError
 from poise.trl import contract
 from poise.trl.config import PoiseConfig
+from poise.trl.fresh import FreshSampler, track_metrics
 from poise.trl.guard import RewardGuard, total_rewards
 from poise.trl.prompts import SeededByEpoch, prompt_ids
 from poise.trl.token_sample import TokenSample
@@ -108,6 +109,8 @@ class PoiseTrainer(GRPOTrainer):
         )
         self.add_callback(WholeWindows(self))
         self.token_sample: TokenSample | None = None  # set it to look at token entropies
+        self.fresh_values: FreshSampler | None = None  # set it to compare baselines with fresh rollouts
+        self._fresh_B2: Tensor | None = None
         self._on_capture: Callable[[Captured], None] | None = None
         self._captured_tokens: tuple[TokenLayout, Tensor] | None = None
         self._parts: list[tuple[Credit, Tensor]] = []
@@ -224,6 +227,7 @@ class PoiseTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         is_training = self.model.training
+        self._sample_fresh(inputs if is_training else [])
         captured: list[Captured] = []
         if is_training and self.capture_mode == "old":
             self._on_capture = captured.append
@@ -261,6 +265,14 @@ class PoiseTrainer(GRPOTrainer):
             output["advantages"] = advantages_B[row_B].to(output["advantages"])
         self._close_window(credit, advantages_B)
         return output
+
+    def _sample_fresh(self, inputs: list[dict[str, Any]]) -> None:
+        """Fresh rollouts of the batch's prompts, from the policy that is about to sample the batch."""
+        found = self.fresh_values(inputs) if self.fresh_values is not None and inputs else None
+        if found is not None:
+            self._fresh_B2 = self.accelerator.gather(found.tensor(self.accelerator.device))
+            self._metrics["train"]["poise/track_rollouts"].append(float(found.rollouts))
+            self._metrics["train"]["poise/track_seconds"].append(found.seconds)
 
     def _domains(self, inputs: list[dict[str, Any]], device: torch.device) -> Tensor:
         column = self.args.domain_column
@@ -321,6 +333,9 @@ class PoiseTrainer(GRPOTrainer):
         """The whole batch is credited, on every rank alike: learn from it, and log it with the advantages it got."""
         metrics = self.estimator.update(credit)
         metrics["capture_seconds"], self._capture_seconds = self._capture_seconds, 0.0
+        if self._fresh_B2 is not None:
+            metrics |= track_metrics(credit.baselines_B, self._fresh_B2)
+            self._fresh_B2 = None
         for name, value in metrics.items():
             self._metrics["train"][f"poise/{name}"].append(value)
         advantages = self._logs["advantages"]
