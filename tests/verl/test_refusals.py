@@ -155,5 +155,5 @@ def test_the_shipped_file_names_every_setting_with_its_default() -> None:
     text = (Path(poise.verl.__file__).parent / "config" / "poise.yaml").read_text()
     section = yaml.safe_load(text)["poise"]
     assert PoiseSettings.of(section) == PoiseSettings()
-    assert set(section) == {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator"}
+    assert set(section) == {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}
     assert set(section["probe"]) == set(names_of(ProbeConfig))
