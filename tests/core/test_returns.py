@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
-import torch
+import math
 
-from poise.core import whiten
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poise.core import gae, whiten
+
+VALUES = torch.tensor([[0.5, 0.25, 0.75]])
+ONE, ALL = torch.tensor([1.0]), torch.ones(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("lam", "wanted"),
+    [
+        (1.0, [0.5, 0.75, 0.25]),  # r - V_t
+        (0.0, [-0.25, 0.5, 0.25]),  # V_{t+1} - V_t, and r - V_T at the end
+        (0.5, [0.0625, 0.625, 0.25]),  # .25; .5 + .5 * .25; -.25 + .5 * .625
+    ],
+)
+def test_by_hand(lam: float, wanted: list[float]) -> None:
+    torch.testing.assert_close(gae(VALUES, ONE, ALL, lam), torch.tensor([wanted]))
+
+
+def test_tokens_that_the_policy_did_not_write_are_passed_over() -> None:
+    values = torch.tensor([[0.5, math.nan, 0.25, 0.75, 9.0]])
+    mask = torch.tensor([[1, 0, 1, 1, 0]])
+    torch.testing.assert_close(gae(values, ONE, mask, 0.5), torch.tensor([[0.0625, 0.0, 0.625, 0.25, 0.0]]))
+    torch.testing.assert_close(gae(values, ONE, mask), torch.tensor([[0.5, 0.0, 0.75, 0.25, 0.0]]))
+
+
+def test_a_failed_reward_marks_its_own_row_only() -> None:
+    for lam in (0.5, 1.0):
+        result = gae(VALUES.expand(2, 3), torch.tensor([math.nan, 1.0]), ALL.expand(2, 3), lam)
+        assert result[0, 2].isnan()
+        assert result[1].isfinite().all()
+
+
+@given(seed=st.integers(0, 10**6), lam=st.sampled_from([0.0, 0.3, 0.95, 1.0]), tokens=st.integers(1, 9))
+def test_equals_a_plain_loop(seed: int, lam: float, tokens: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    values, rewards = torch.randn(3, tokens, generator=draw), torch.randn(3, generator=draw)
+    mask = torch.rand(3, tokens, generator=draw) > 0.3
+    wanted = torch.zeros(3, tokens)
+    for b in range(3):
+        columns = mask[b].nonzero().flatten().tolist()
+        chain = [float(values[b, t]) for t in columns] + [float(rewards[b])]
+        for place, column in enumerate(columns):
+            wanted[b, column] = sum(
+                lam**k * (chain[place + k + 1] - chain[place + k]) for k in range(len(columns) - place)
+            )
+    torch.testing.assert_close(gae(values, rewards, mask, lam), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_whitening_by_hand() -> None:

@@ -13,10 +13,12 @@ from poise.core.diagnostics import calibration, prediction_metrics, variance_rat
 from poise.core.estimator import EstimatorConfig, ValueEstimator, credit_metrics, value_metrics
 from poise.core.features import Features
 from poise.core.probe import Probe, ProbeConfig, fit_probe
-from poise.core.returns import whiten
+from poise.core.returns import gae, whiten
 from poise.core.rollouts import Credit, Rollouts, domain_id, prompt_id
 from poise.core.scores import squared_score
 from poise.core.states import StateCapture, StateSpec, decoder_blocks, resolve_layer
+from poise.core.token_states import TokenSamples, TokenStates
+from poise.core.token_values import TokenValues, TokenValuesConfig
 from poise.core.tokens import TokenLayout, token_entropy
 from poise.core.tracker import Tracker, TrackerConfig
 from poise.core.trees import load_state, map_tensors, save_state
@@ -34,6 +36,10 @@ __all__ = [
     "StateCapture",
     "StateSpec",
     "TokenLayout",
+    "TokenSamples",
+    "TokenStates",
+    "TokenValues",
+    "TokenValuesConfig",
     "Tracker",
     "TrackerConfig",
     "ValueEstimator",
@@ -42,6 +48,7 @@ __all__ = [
     "decoder_blocks",
     "domain_id",
     "fit_probe",
+    "gae",
     "load_state",
     "map_tensors",
     "prediction_metrics",

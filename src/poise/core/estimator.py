@@ -86,7 +86,7 @@ class ValueEstimator:
     ) -> None:
         self.config = config
         self.identity: dict[str, Any] = _json({**(identity or {}), **asdict(config)})
-        self.buffers: dict[int, RollingBuffer] = {}
+        self.buffers: dict[int, RollingBuffer[CrossedPairs]] = {}
         self.probes: dict[int, Probe] = {}
         self.fitted_rows: dict[int, int] = {}
         self.tracker = Tracker.start(config.tracker)
