@@ -16,6 +16,7 @@ from poise.errors import PoiseError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("poise.cli.train:main", "train a model with verifiable rewards"),
     "eval": ("poise.cli.evaluate:main", "avg@k, pass@k and maj@k of a model on a task, with intervals"),
+    "lab": ("poise.cli.lab:main", "studies of a frozen policy: is the probe any good, does it lower the variance"),
     "doctor": ("poise.cli.doctor:main", "check the environment, a model and a dataset before a run is paid for"),
     "data": ("poise.cli.data:main", "look at a task or dataset as a run would see it"),
     "report": ("poise.cli.report:main", "one HTML file, plots and a summary from run folders"),
