@@ -23,7 +23,8 @@ from poise.runs.folder import RunFolder
 from poise.runs.settings import TrainSettings
 
 # What a clock decides.
-TIMES = ("seconds", "step_seconds", "step_time", "poise/fit_seconds", "poise/predict_seconds", "poise/capture_seconds")
+TIMES = ("seconds", "cpu_seconds", "step_seconds", "step_time")
+TIMES += ("poise/fit_seconds", "poise/predict_seconds", "poise/capture_seconds")
 
 
 def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -126,12 +127,16 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(uninterrupted: Path
 def test_the_same_seed_gives_the_same_run_however_it_is_watched(
     uninterrupted: Path, workplace, poise: Callable
 ) -> None:
-    watched = ["--updates-per-step", "2", "--eval-size", "12", "--track-every", "2", "--track-samples", "4"]
+    watched = ["--updates-per-step", "2", "--track-every", "2", "--track-samples", "4", "--measure-drift"]
     told = poise("train", *workplace.flags, *watched, "--out", "again")
     assert told.status == 0, told.err
     again, whole = RunFolder("again"), RunFolder(uninterrupted)
     records = timeless(again.metrics.read())
     tracked = [{key: record.pop(key) for key in list(record) if "track_" in key} for record in records]
+    moved = [record.pop("poise/update_norm") for record in records]
+    assert min(moved) > 0
+    assert 0 < records[-1].pop("poise/drift_norm") <= 2 * sum(moved)
+    assert records[-1].pop("poise/kl_start") > 0
     assert records == timeless(whole.metrics.read())
     for name, tensor in weights(Path("again")).items():
         assert torch.equal(tensor, weights(uninterrupted)[name]), name

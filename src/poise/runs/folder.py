@@ -114,6 +114,10 @@ class RunFolder:
     def write_record(self, record: dict[str, Any]) -> None:
         replace_json(self.record, record)
 
+    def rollouts_at(self, step: int) -> int:
+        """Rollouts sampled by the end of a step; 0 if it was not made."""
+        return next((record["rollouts"] for record in self.metrics.read() if record["step"] == step), 0)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps a second process out of the folder; the operating system lets go when this one dies.
@@ -208,16 +212,19 @@ def _write_step(path: Path, step: int) -> None:
 # What a resumed run may change: how far it goes, how often it looks, what it costs. Everything else is the run itself.
 _FREE_TO_CHANGE = {
     "optimisation.steps",
+    "optimisation.rollout_budget",
     "optimisation.micro_batch",
     "optimisation.gradient_checkpointing",
     "evaluation.eval_every",
     "evaluation.eval_batch",
+    "evaluation.measure_drift",
     "evaluation.track_every",
     "evaluation.track_samples",
     "run.out",
     "run.save_every",
     "run.keep_checkpoints",
     "run.report_to",
+    "run.report",
 }
 
 

@@ -62,7 +62,8 @@ class HeldOut(TrainerCallback):
         if "train_runtime" in (kwargs.get("logs") or {}):
             return
         step, every = state.global_step // self.plan.updates_per_step, self.settings.evaluation.eval_every
-        if step == self.plan.steps or (every and step % every == 0):
+        is_last = step == self.plan.steps or control.should_training_stop
+        if is_last or (every and step % every == 0):
             self._evaluate(step, kwargs, state)
 
     def _evaluate(self, step: int, kwargs: dict[str, Any], state: TrainerState) -> None:

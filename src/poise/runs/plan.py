@@ -108,6 +108,8 @@ def _check_ranges(settings: TrainSettings) -> None:
         ("optimisation", "updates_per_step", 1, None),
         ("optimisation", "micro_batch", 0, None),
         ("optimisation", "learning_rate", 0, None),
+        ("optimisation", "rollout_budget", 0, None),
+        ("optimisation", "update_norm", 0, None),
         ("optimisation", "warmup_updates", 0, None),
         ("optimisation", "clip_low", 0, 1),
         ("optimisation", "clip_high", 0, None),

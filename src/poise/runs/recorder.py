@@ -28,6 +28,7 @@ class Recorder(TrainerCallback):
         keep_checkpoints: complete checkpoints that are kept.
         seconds: training seconds of earlier sessions of this run.
         tokens: the token entropies that the trainer keeps.
+        budget: the run stops after the step in which so many rollouts have been sampled; 0 for no such limit.
     """
 
     def __init__(
@@ -38,10 +39,13 @@ class Recorder(TrainerCallback):
         keep_checkpoints: int,
         seconds: float,
         tokens: TokenSample,
+        budget: int = 0,
     ) -> None:
         self.folder, self.plan, self.display, self.keep = folder, plan, display, keep_checkpoints
-        self.seconds, self.tokens = seconds, tokens
-        self._began: float | None = None
+        self.seconds, self.tokens, self.budget = seconds, tokens, budget
+        earlier = (folder.metrics.read() or [{}])[-1]  # a resumed run has been rewound to its checkpoint
+        self.rollouts, self.cpu_seconds = earlier.get("rollouts", 0), earlier.get("cpu_seconds", 0.0)
+        self._began: tuple[float, float] | None = None
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -51,7 +55,7 @@ class Recorder(TrainerCallback):
             return
         self.folder.adopt_completions(self.plan.updates_per_step)
         if self._began is None:
-            self._began = time.perf_counter()
+            self._began = time.perf_counter(), time.process_time()
 
     def on_log(
         self,
@@ -63,21 +67,26 @@ class Recorder(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or logs is None or _CLOSING_LINE in logs or self._began is None:
             return
-        step_seconds, self._began = time.perf_counter() - self._began, None
+        step_seconds = time.perf_counter() - self._began[0]
         self.seconds += step_seconds
+        self.cpu_seconds += time.process_time() - self._began[1]
+        self._began = None
         step = state.global_step // self.plan.updates_per_step
+        self.rollouts += int(logs.get("poise/sampled_rollouts") or self.plan.rollouts_per_step)
         record = {
             "step": step,
             "updates": state.global_step,
-            "rollouts": step * self.plan.rollouts_per_step,
+            "rollouts": self.rollouts,
             "tokens": logs.get("num_tokens"),
             "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
             "step_seconds": round(step_seconds, 4),
             **{key: value for key, value in logs.items() if key not in ("step", "num_tokens")},
         }
         write_tokens(self.folder.token_file(step), self.tokens.take(), kwargs["processing_class"])
         self.folder.metrics.append(record)
         self.display.step(record)
+        control.should_training_stop = control.should_training_stop or 0 < self.budget <= self.rollouts
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -13,6 +13,7 @@ import torch
 from poise.errors import ConfigError, PoiseError
 from poise.runs import provenance, tokens
 from poise.runs.display import Display, Silent, open_display
+from poise.runs.drift import Drift
 from poise.runs.engine import engine_config
 from poise.runs.folder import Checkpoint, RunFolder, refuse_changes
 from poise.runs.heldout import HeldOut
@@ -73,6 +74,10 @@ def _train(prepared: Prepared, folder: RunFolder, display: Display, resumed: boo
     if began_at >= prepared.plan.steps:
         display.note(f"{folder.path} has already reached step {began_at}; a larger --steps continues it")
         return 0
+    budget, sampled = prepared.settings.optimisation.rollout_budget, folder.rollouts_at(began_at)
+    if 0 < budget <= sampled:
+        display.note(f"{folder.path} has already sampled {sampled} rollouts; a larger --rollout-budget continues it")
+        return 0
     if is_main_process():
         folder.rewind(began_at)
     session = {"command": provenance.command_line(), "from_step": began_at, "began": _now(), "ended": None, "how": None}
@@ -92,7 +97,8 @@ def _train(prepared: Prepared, folder: RunFolder, display: Display, resumed: boo
     finally:
         _record(folder, prepared, {**session, "ended": _now(), "how": how})
     display.close()
-    _show(folder, display)
+    if prepared.settings.run.report:
+        _show(folder, display)
     return status
 
 
@@ -137,7 +143,8 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
     settings = prepared.settings
     seconds = start.seconds if start else 0.0
     sample = TokenSample(tokens.PROMPTS * prepared.plan.rollouts_per_prompt)
-    recorder = Recorder(folder, prepared.plan, display, settings.run.keep_checkpoints, seconds, sample)
+    budget = settings.optimisation.rollout_budget
+    recorder = Recorder(folder, prepared.plan, display, settings.run.keep_checkpoints, seconds, sample, budget)
     callbacks: list[Any] = [recorder]
     verify = total_reward(prepared.reward_names, settings.reward.reward_weights)
     if prepared.prompts.held_out is not None:
@@ -151,6 +158,8 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
         peft_config=lora(settings.model),
         callbacks=callbacks,
     )
+    if settings.optimisation.update_norm or settings.evaluation.measure_drift:
+        trainer.add_callback(Drift(trainer, settings, prepared.plan))
     trainer.token_sample = sample
     if settings.evaluation.track_every:
         trainer.fresh_values = Tracking(trainer, verify, settings, prepared.plan)

@@ -123,6 +123,8 @@ class OptimisationSettings:
 
     steps: int = 100
     """Steps; a step is one batch of fresh rollouts and the updates made with it."""
+    rollout_budget: int = 0
+    """Stop after the step in which so many rollouts have been sampled, if `steps` are not reached before; 0 never."""
     prompts_per_step: int = 32
     """Different prompts in a step. Published: 256 to 1024."""
     rollouts_per_prompt: int = 2
@@ -143,6 +145,8 @@ class OptimisationSettings:
     """Decay of AdamW's second moment; 0.99 adapts faster in short runs."""
     max_grad_norm: float = 1.0
     """Gradient norm is clipped to this."""
+    update_norm: float = 0.0
+    """Stretch or shrink every update to this L2 norm, times the schedule's share; 0 takes the optimiser's as it is."""
     clip_low: float = 0.2
     """The probability ratio is clipped below 1 - clip_low."""
     clip_high: float = 0.28
@@ -183,6 +187,8 @@ class EvaluationSettings:
     """Nucleus sampling. Published: 0.95."""
     eval_batch: int = 64
     """Completions generated at once."""
+    measure_drift: bool = False
+    """Log the norm of every update, and with each evaluation distance and KL from the start (kept in memory)."""
     track_every: int = 0
     """Steps between comparisons of the step's baselines with fresh rollouts of its prompts; 0 never. Published: 10."""
     track_samples: int = 8
@@ -203,6 +209,8 @@ class RunSettings:
     """Complete checkpoints kept; older ones are deleted."""
     report_to: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
     """Trackers that are fed besides the run folder."""
+    report: bool = True
+    """Draw plots and write the report when the run ends; `poise report` does so at any time."""
     deterministic: bool = False
     """Refuse GPU kernels whose result may differ between two runs; slower."""
 
