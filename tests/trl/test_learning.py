@@ -1,4 +1,4 @@
-"""POISE learns: the bundled model, trained by the real trainer, ends above its start on both families, for every seed."""
+"""POISE learns: the bundled model, trained by the real trainer, gets better at both families, for every seed."""
 
 from __future__ import annotations
 
