@@ -81,6 +81,7 @@ def test_the_registry_names_each_baseline() -> None:
         "leave-one-out": leave_one_out,
         "shrinkage": shrinkage,
         "tracker": prompt_value,
+        "critic": prompt_value,
         "group-mean": group_mean,
         "none": none,
     }

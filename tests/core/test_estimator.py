@@ -497,7 +497,7 @@ def test_metrics_of_nothing_used_are_nan() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": "critic"}, "unknown baseline 'critic'; choose one of probe, "),
+        ({"baseline": "oracle"}, "unknown baseline 'oracle'; choose one of probe, "),
         ({"capacity": 10, "cold_start_rows": 11}, "cold_start_rows=11 .* capacity=10"),
         ({"cold_start_rows": 0}, "cold_start_rows=0"),
     ],

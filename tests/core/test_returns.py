@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from poise.core import gae, whiten
 
@@ -67,3 +69,34 @@ def test_whitening_by_hand() -> None:
 def test_nothing_to_whiten_is_zero() -> None:
     assert whiten(torch.tensor([2.0, 2.0]), torch.tensor([True, True])).tolist() == [0.0, 0.0]
     assert whiten(torch.tensor([2.0, 1.0]), torch.tensor([False, False])).tolist() == [0.0, 0.0]
+
+
+# --- unbiased, exactly: two tokens of three kinds, a policy with a logit per prefix and token -------------------------
+
+KINDS = 3
+
+
+def exact_and_expected(lam: float, values: Tensor) -> tuple[Tensor, Tensor]:
+    """∇E[r], and E[Σ_t A_t ∇log π(y_t|s_t)] with the values (of the empty prefix, then of each first token)."""
+    draw = torch.Generator().manual_seed(1)
+    logits = torch.randn(1 + KINDS, KINDS, generator=draw).double().requires_grad_()
+    rewards = torch.randn(KINDS, KINDS, generator=draw).double()
+    log_p = logits.log_softmax(1)
+    probability = log_p[0].exp()[:, None] * log_p[1:].exp()
+    (exact,) = torch.autograd.grad((probability * rewards).sum(), logits, retain_graph=True)
+    both, surrogate = torch.ones(1, 2, dtype=torch.bool), torch.zeros((), dtype=torch.float64)
+    for first, second in itertools.product(range(KINDS), repeat=2):
+        seen = torch.stack([values[0], values[1 + first]])[None]
+        advantages = gae(seen, rewards[first, second][None], both, lam)[0]
+        term = advantages[0] * log_p[0, first] + advantages[1] * log_p[1 + first, second]
+        surrogate = surrogate + probability[first, second].detach() * term
+    (expected,) = torch.autograd.grad(surrogate, logits)
+    return exact, expected
+
+
+def test_any_critic_is_unbiased_at_lambda_one_and_a_wrong_one_is_not_below() -> None:
+    values = torch.tensor([0.3, -1.0, 2.0, 0.5]).double()
+    exact, expected = exact_and_expected(1.0, values)
+    torch.testing.assert_close(expected, exact, rtol=1e-12, atol=1e-12)
+    exact, biased = exact_and_expected(0.5, values)
+    assert (biased - exact).norm() / exact.norm() > 0.1

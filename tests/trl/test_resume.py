@@ -18,6 +18,8 @@ from poise.trl import STATE_FILE
 LAYOUTS: dict[str, dict[str, Any]] = {
     "train": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16},
     "old, windows of two updates": {"per_device_train_batch_size": 16, "steps_per_generation": 2},
+    "critic": {"baseline": "critic", "gae_lambda": 0.9, "critic_learning_rate": 1e-3, "num_generations": 1},
+    "dynamic sampling": {"baseline": "group-mean", "dynamic_sampling": True, "num_generations": 4},
     "tracker, over several epochs": {
         "baseline": "tracker",
         "num_generations": 1,
@@ -39,13 +41,21 @@ class KillAt(TrainerCallback):
             raise KilledError
 
 
+def critic_state(trainer: Any) -> list[torch.Tensor]:
+    if trainer._critic is None:
+        return []
+    moments = [value for state in trainer._critic.optimizer.state.values() for value in state.values()]
+    return [*trainer._critic.critic.parameters(), *moments]
+
+
 def assert_same(a: Any, b: Any) -> None:
     for (name, left), (_, right) in zip(a.model.state_dict().items(), b.model.state_dict().items(), strict=True):
         assert torch.equal(left, right), name
+    for left, right in zip(critic_state(a), critic_state(b), strict=True):
+        assert torch.equal(left, right)
     left, right = a.estimator.state_dict(), b.estimator.state_dict()
     assert left["meta"] == right["meta"]
     assert left["tensors"].keys() == right["tensors"].keys()
-    assert len(left["tensors"]) > 5
     for name, tensor in left["tensors"].items():
         torch.testing.assert_close(tensor, right["tensors"][name], rtol=0, atol=0, equal_nan=True)
 

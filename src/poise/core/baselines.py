@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BaselineName = Literal["probe", "leave-one-out", "shrinkage", "tracker", "group-mean", "none"]
+BaselineName = Literal["probe", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"]
 Baseline = Callable[[Float[Tensor, "P G"], Float[Tensor, "P G"]], Float[Tensor, "P G"]]
 
 
@@ -97,7 +97,8 @@ def prompt_value(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor,
         rewards_PG: not used.
         predictions_PG: v(x), the same for all rollouts of a prompt.
 
-    Source: arXiv 2509.13232 (per-prompt tracker).
+    Source: arXiv 2509.13232 (per-prompt tracker). A critic's value of the prompt stands here too: PPO's token-level
+    advantages are made of it elsewhere (`core.returns`).
     """
     return predictions_PG
 
@@ -182,6 +183,7 @@ BASELINES: dict[BaselineName, Baseline] = {
     "leave-one-out": leave_one_out,
     "shrinkage": shrinkage,
     "tracker": prompt_value,
+    "critic": prompt_value,
     "group-mean": group_mean,
     "none": none,
 }

@@ -36,8 +36,8 @@ class EstimatorConfig:
     """What credits the rollouts.
 
     Args:
-        baseline: "probe" (POISE), "leave-one-out" (RLOO), "shrinkage" (James-Stein), "tracker" (SPO), "group-mean"
-            (GRPO) or "none" (REINFORCE).
+        baseline: "probe" (POISE), "leave-one-out" (RLOO), "shrinkage" (James-Stein), "tracker" (SPO), "critic" (PPO;
+            the engine holds it), "group-mean" (GRPO) or "none" (REINFORCE).
         probe: how the probe is fitted.
         capacity: rows kept per domain.
         cold_start_rows: rows that a probe must have been fitted on before it is used; leave-one-out until then.
@@ -140,7 +140,10 @@ class ValueEstimator:
         )
 
     def _predictions(self, rollouts: Rollouts, features: Features | None, domains_B: Tensor) -> Tensor:
-        """What is predicted before any reward of the batch is seen, by the probe or by the tracker."""
+        """What is predicted before any reward of the batch is seen, by probe, tracker or critic."""
+        if self.config.baseline == "critic":
+            assert rollouts.values_B is not None
+            return rollouts.values_B.float()
         if self.config.baseline == "tracker":
             assert rollouts.prompts_B is not None
             return self.tracker.predict(rollouts.prompts_B)
@@ -149,6 +152,8 @@ class ValueEstimator:
     def _refuse_incomplete(self, rollouts: Rollouts) -> None:
         if self.config.baseline == "tracker" and rollouts.prompts_B is None:
             raise ConfigError("baseline='tracker' needs the prompts' ids, and these rollouts carry none")
+        if self.config.baseline == "critic" and rollouts.values_B is None:
+            raise ConfigError("baseline='critic' needs the critic's values, and these rollouts carry none")
         if self.config.baseline != "probe":
             return
         if rollouts.features is None:
@@ -205,9 +210,10 @@ class ValueEstimator:
             self._refit(self._remember(credit))
             rows = sum(len(buffer) for buffer in self.buffers.values())
             metrics |= {"buffer_rows": float(rows), "fit_seconds": time.perf_counter() - began}
+        if self.config.baseline in ("tracker", "critic"):
+            metrics |= value_metrics(credit)
         if self.config.baseline == "tracker":
             assert credit.prompts_B is not None
-            metrics |= value_metrics(credit)
             self.tracker = self.tracker.updated(credit.prompts_B, credit.rewards_B, self.config.tracker)
             metrics["tracked_prompts"] = float(len(self.tracker.prompts_K))
         metrics["predict_seconds"], self._predict_seconds = self._predict_seconds, 0.0

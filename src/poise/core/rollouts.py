@@ -45,6 +45,7 @@ class Rollouts:
         weights_B: a proxy of the rollout's squared score |∇log π(y|x)|², on any scale, from the same forward pass
             (`squared_score`); None if the fit is not weighted. Only past batches' weights ever reach a baseline.
         prompts_B: `prompt_id` of each rollout's prompt; None if the baseline remembers no prompt.
+        values_B: a critic's value of each rollout's prompt; None if there is no critic.
     """
 
     rewards_B: Float[Tensor, " B"]
@@ -53,6 +54,7 @@ class Rollouts:
     domains_B: Int[Tensor, " B"] | None = None
     weights_B: Float[Tensor, " B"] | None = None
     prompts_B: Int[Tensor, " B"] | None = None
+    values_B: Float[Tensor, " B"] | None = None
 
     def __post_init__(self) -> None:
         columns = {
@@ -62,6 +64,7 @@ class Rollouts:
             "domains": self.domains_B,
             "weights": self.weights_B,
             "prompts": self.prompts_B,
+            "values": self.values_B,
         }
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if len(self.rewards_B) == 0:

@@ -91,6 +91,7 @@ def _poise(settings: PoiseSettings) -> dict[str, Any]:
     arguments = asdict(settings)
     for name in ("prompt_components", "reasoning_components"):
         arguments[name] = None if arguments[name] == -1 else arguments[name]
+    arguments["critic_clip"] = settings.critic_clip or None
     arguments["probe_clip"] = list(settings.probe_clip) or None
     return arguments
 

@@ -72,7 +72,8 @@ class Recorder(TrainerCallback):
         self.cpu_seconds += time.process_time() - self._began[1]
         self._began = None
         step = state.global_step // self.plan.updates_per_step
-        self.rollouts += int(logs.get("poise/sampled_rollouts") or self.plan.rollouts_per_step)
+        # Dynamic sampling needs more rollouts than it trains on; the trainer counts all of them since the run's start.
+        self.rollouts = int(logs.get("poise/sampled_rollouts") or self.rollouts + self.plan.rollouts_per_step)
         record = {
             "step": step,
             "updates": state.global_step,

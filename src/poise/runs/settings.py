@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Baseline = Literal["probe", "leave-one-out", "shrinkage", "tracker", "group-mean", "none"]
+Baseline = Literal["probe", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PoiseSettings:
     """Where baselines come from, and the probe behind them."""
 
     baseline: Baseline = "probe"
-    """probe (POISE), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), group-mean (GRPO), or none."""
+    """probe (POISE), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean or none."""
     prompt_layer: float = 0.5
     """Block whose output describes the prompt: index from 1, negative index, or fraction of depth."""
     reasoning_layer: float = 0.5
@@ -107,12 +107,22 @@ class PoiseSettings:
     """Steps with leave-one-out baselines before the probe takes over. Published: 16."""
     capture: Literal["auto", "extra"] = "auto"
     """auto reads the states off a forward pass that runs anyway; extra runs one for them."""
+    dynamic_sampling: bool = False
+    """DAPO: drop prompts whose rollouts all earn the same, and sample others until the step is full; for group-mean."""
+    max_sampling_rounds: int = 10
+    """Dynamic sampling: rounds per step, after which training goes on with what there is. DAPO's code: 10."""
     tracker_prior: float = 0.5
     """Baseline tracker: value of a prompt before any reward was seen."""
     tracker_half_life: float = 16.0
     """Baseline tracker: steps after which a prompt's past rewards weigh half."""
     whiten_advantages: bool = False
-    """Subtract the mean of a step's advantages and divide by their deviation (SPO, PPO); for tracker and none."""
+    """Subtract the mean of a step's advantages and divide by their deviation; for tracker (SPO), critic (PPO), none."""
+    critic_learning_rate: float = 1e-5
+    """Baseline critic: its AdamW learning rate. verl's default."""
+    gae_lambda: float = 1.0
+    """Baseline critic: how far advantages trust rewards (1) over the critic's next value (0). verl's default."""
+    critic_clip: float = 0.0
+    """Baseline critic: values move at most so far per step; 0 sets no bound. verl's default: 0.5."""
     scale_rewards: Literal["none", "group", "batch"] = "none"
     """Divide advantages by a standard deviation; only for group-mean, where it makes GRPO."""
 

@@ -12,8 +12,8 @@ from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, S
 from poise.errors import ConfigError
 from poise.trl.single import validated_as_group
 
-# Methods that are published with whitened advantages: SPO, and REINFORCE with a batch-wide normalisation.
-WHITENED = ("tracker", "none")
+# Methods that are run with whitened advantages: SPO, PPO, and REINFORCE with a batch-wide normalisation.
+WHITENED = ("tracker", "critic", "none")
 
 
 @dataclass
@@ -83,6 +83,17 @@ class PoiseConfig(GRPOConfig):
     cold_start_steps: int = field(
         default=0, metadata={"help": "Updates before the probe is used; the authors' code has 16."}
     )
+    dynamic_sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "DAPO: drop prompts whose rollouts all earn the same, and sample others until the batch is full; "
+            "for baseline 'group-mean'."
+        },
+    )
+    max_sampling_rounds: int = field(
+        default=10,
+        metadata={"help": "Dynamic sampling: rounds per batch, after which training goes on with what there is."},
+    )
     tracker_prior: float = field(
         default=0.5, metadata={"help": "Baseline 'tracker': value of a prompt before any reward was seen."}
     )
@@ -93,8 +104,16 @@ class PoiseConfig(GRPOConfig):
         default=False,
         metadata={
             "help": "Subtract the mean of the batch's advantages and divide by their standard deviation, as SPO and "
-            "PPO do. Biased: for baselines 'tracker' and 'none' only."
+            "PPO do. Biased: for baselines 'tracker', 'critic' and 'none' only."
         },
+    )
+    critic_learning_rate: float = field(default=1e-5, metadata={"help": "Baseline 'critic': AdamW learning rate."})
+    gae_lambda: float = field(
+        default=1.0,
+        metadata={"help": "Baseline 'critic': how far advantages trust rewards (1) over the critic's next value (0)."},
+    )
+    critic_clip: float | None = field(
+        default=None, metadata={"help": "Baseline 'critic': values move at most so far per batch; None for no bound."}
     )
     domain_column: str = field(
         default="domain", metadata={"help": "Dataset column that names a rollout's domain; one domain if absent."}
@@ -141,7 +160,33 @@ class PoiseConfig(GRPOConfig):
             raise ConfigError("whiten_advantages=True with baseline='group-mean': scale_rewards scales it instead")
         if self.baseline != "group-mean":
             self._refuse_own_reward_in_advantage()
+        if self.dynamic_sampling:
+            self._refuse_dynamic_sampling()
+        self._refuse_wrong_critic()
         self.estimator()  # a wrong probe setting fails here rather than at the first step
+
+    def _refuse_wrong_critic(self) -> None:
+        if not 0 <= self.gae_lambda <= 1:
+            raise ConfigError(f"gae_lambda must lie between 0 and 1, got {self.gae_lambda}")
+        if not self.critic_learning_rate > 0:
+            raise ConfigError(f"critic_learning_rate must be positive, got {self.critic_learning_rate}")
+        if self.critic_clip is not None and not self.critic_clip > 0:
+            raise ConfigError(f"critic_clip must be positive, or None for no bound, got {self.critic_clip}")
+
+    def _refuse_dynamic_sampling(self) -> None:
+        if self.baseline != "group-mean":
+            raise ConfigError(
+                f"dynamic_sampling=True chooses prompts by the rewards of the very rollouts that are trained on, which "
+                f"biases the gradient of baseline={self.baseline!r}; it is part of DAPO: baseline='group-mean'"
+            )
+        if self.scale_rewards == "batch" or self.multi_objective_aggregation != "sum_then_normalize":
+            raise ConfigError(
+                f"dynamic_sampling=True joins several rounds, but scale_rewards={self.scale_rewards!r} with "
+                f"multi_objective_aggregation={self.multi_objective_aggregation!r} scales each round by itself; use "
+                "scale_rewards='group' or 'none' with 'sum_then_normalize'"
+            )
+        if self.max_sampling_rounds < 1:
+            raise ConfigError(f"max_sampling_rounds must be at least 1, got {self.max_sampling_rounds}")
 
     def _refuse_own_reward_in_advantage(self) -> None:
         if self.scale_rewards != "none":

@@ -43,6 +43,8 @@ from poise.core import (
 from poise.errors import CaptureError, RewardError
 from poise.trl import contract
 from poise.trl.config import PoiseConfig
+from poise.trl.critic import CriticLearner
+from poise.trl.dynamic import DynamicSampling
 from poise.trl.fresh import FreshSampler, track_metrics
 from poise.trl.guard import RewardGuard, total_rewards
 from poise.trl.prompts import SeededByEpoch, prompt_ids
@@ -116,6 +118,9 @@ class PoiseTrainer(GRPOTrainer):
         self._parts: list[tuple[Credit, Tensor]] = []
         self._capture_seconds = 0.0
         self._failed_batches = 0
+        self._sampled_rollouts = 0
+        self._critic = CriticLearner(self) if args.baseline == "critic" else None
+        self._dynamic = DynamicSampling(self, args.max_sampling_rounds) if args.dynamic_sampling else None
 
     # --- set-up -------------------------------------------------------------------------------------------------
 
@@ -223,16 +228,23 @@ class PoiseTrainer(GRPOTrainer):
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # gathered over ranks, in sampler order
         self._rewards_B, clean_BF = total_rewards(rewards_BF, self.reward_weights)
+        self._sampled_rollouts += len(rewards_BF) if self.model.training else 0
         return clean_BF
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         is_training = self.model.training
-        self._sample_fresh(inputs if is_training else [])
+        generate, kept_B = super()._generate_and_score_completions, None
+        self._sample_fresh(inputs if is_training and self._dynamic is None else [])
         captured: list[Captured] = []
         if is_training and self.capture_mode == "old":
             self._on_capture = captured.append
         try:
-            output = super()._generate_and_score_completions(inputs)
+            if is_training and self._dynamic is not None:
+                filled = self._dynamic.fill(inputs, generate)
+                inputs, output, self._rewards_B, kept_B = filled.inputs, filled.output, filled.rewards_B, filled.kept_B
+                self._note(filled.metrics)
+            else:
+                output = generate(inputs)
         finally:
             self._on_capture = None
         if not is_training:
@@ -241,7 +253,8 @@ class PoiseTrainer(GRPOTrainer):
         rows = len(output["advantages"])
         row_B = torch.arange(rows, device=output["advantages"].device) + rows * self.accelerator.process_index
         domains_B = self._domains(inputs, row_B.device)
-        self._leave_out_failed(output, row_B)
+        left_B = self._rewards_B[row_B].isnan()
+        self._leave_out(output, left_B if kept_B is None else left_B | ~kept_B)
         if self.capture_mode == "train":  # credited in `_compute_loss`, whose forward pass sees the states
             output |= {"poise_row": row_B, "poise_reward": self._rewards_B[row_B], "poise_domain": domains_B}
             output["advantages"] = torch.full_like(output["advantages"], torch.nan)
@@ -255,13 +268,18 @@ class PoiseTrainer(GRPOTrainer):
         groups_B = torch.arange(len(self._rewards_B), device=row_B.device) // self.num_generations
         features, weights_B = (captured[0][0].map(gather), gather(captured[0][1])) if captured else (None, None)
         prompts_B = gather(prompt_ids(output)) if self.args.baseline == "tracker" else None
+        valued = self._critic.value(output, self._rewards_B[row_B]) if self._critic is not None else None
+        values_B = gather(valued.values_BT[:, 0]) if valued is not None else None
         credit = self.estimator.credit(
-            Rollouts(self._rewards_B, groups_B, features, gather(domains_B), weights_B, prompts_B)
+            Rollouts(self._rewards_B, groups_B, features, gather(domains_B), weights_B, prompts_B, values_B)
         )
         advantages_B = credit.advantages_B
-        if self.args.whiten_advantages:
-            advantages_B = whiten(advantages_B, credit.used_B)
-        if self.args.baseline != "group-mean":  # there TRL's own advantages stand, scaling included
+        if self._critic is not None:
+            output["advantages"] = valued.advantages_BT
+            self._note(self._critic.learn(output, valued))
+        elif self.args.baseline != "group-mean":  # there TRL's own advantages stand, scaling included
+            if self.args.whiten_advantages:
+                advantages_B = whiten(advantages_B, credit.used_B)
             output["advantages"] = advantages_B[row_B].to(output["advantages"])
         self._close_window(credit, advantages_B)
         return output
@@ -278,12 +296,12 @@ class PoiseTrainer(GRPOTrainer):
         column = self.args.domain_column
         return torch.tensor([domain_id(str(row[column])) if column in row else 0 for row in inputs], device=device)
 
-    def _leave_out_failed(self, output: dict[str, Any], row_B: Tensor) -> None:
-        """Take the tokens of failed rollouts out of the loss, its normaliser included (not out of attention)."""
-        if not bool(self._rewards_B.isnan().any()):
+    def _leave_out(self, output: dict[str, Any], left_B: Tensor) -> None:
+        """Take the tokens of these rollouts out of the loss, its normaliser included (not out of attention)."""
+        if not bool(self.accelerator.gather(left_B).any()):
             return
         mask_BT = output["completion_mask"]
-        kept_BT = (~self._rewards_B[row_B].isnan()).to(mask_BT)[:, None].expand_as(mask_BT)
+        kept_BT = (~left_B).to(mask_BT)[:, None].expand_as(mask_BT)
         output["tool_mask"] = kept_BT * output.get("tool_mask", 1)
         output["num_items_in_batch"] = self.accelerator.gather((mask_BT * output["tool_mask"]).sum()).sum()
 
@@ -320,6 +338,7 @@ class PoiseTrainer(GRPOTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
+        self._metrics["train"]["poise/sampled_rollouts"] = [float(self._sampled_rollouts)]  # a sum, never averaged
         if self._parts and self._step % self.window == 0:
             credit = Credit.cat([part for part, _ in self._parts])
             row_B = torch.cat([rows for _, rows in self._parts])
@@ -336,8 +355,7 @@ class PoiseTrainer(GRPOTrainer):
         if self._fresh_B2 is not None:
             metrics |= track_metrics(credit.baselines_B, self._fresh_B2)
             self._fresh_B2 = None
-        for name, value in metrics.items():
-            self._metrics["train"][f"poise/{name}"].append(value)
+        self._note(metrics)
         advantages = self._logs["advantages"]
         if self.args.baseline != "group-mean":
             for _ in range(min(len(credit), len(advantages))):
@@ -350,6 +368,10 @@ class PoiseTrainer(GRPOTrainer):
                 f"no rollout of the last {self._failed_batches} generation batches got a reward; the last failure: "
                 f"{self._guard.last_failure}"
             )
+
+    def _note(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._metrics["train"][f"poise/{name}"].append(value)
 
     def _log_columns(self, predictions: list[float], baselines: list[float]) -> None:
         """Columns of TRL's completions table, in the order of its prompts."""
@@ -370,10 +392,23 @@ class PoiseTrainer(GRPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
-            save_state(folder / STATE_FILE, self.estimator.state_dict())
+            state = self.estimator.state_dict()
+            state["meta"]["trainer"] = {"sampled_rollouts": self._sampled_rollouts}
+            if self._dynamic is not None:
+                state["meta"]["trainer"]["further_prompts"] = self._dynamic.further.taken
+            save_state(folder / STATE_FILE, state)
+            if self._critic is not None:
+                self._critic.save(folder)
         super()._save_checkpoint(model, trial)  # writes trainer_state.json last: without it a checkpoint is incomplete
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         if checkpoint is not None:
-            self.estimator.load_state_dict(load_state(Path(checkpoint) / STATE_FILE), self.accelerator.device)
+            state = load_state(Path(checkpoint) / STATE_FILE)
+            self.estimator.load_state_dict(state, self.accelerator.device)
+            ours = state["meta"]["trainer"]
+            self._sampled_rollouts = ours["sampled_rollouts"]
+            if self._dynamic is not None:
+                self._dynamic.further.taken = ours.get("further_prompts", 0)
+            if self._critic is not None:
+                self._critic.load(Path(checkpoint))
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -51,7 +51,7 @@ class PoiseSettings:
             values, {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}, "poise."
         )
         _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
-        _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker"}, "poise.baseline=")
+        _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
         ours["probe"] = _built(ProbeConfig, probe, "poise.probe.")
         return PoiseSettings(estimator=_built(EstimatorConfig, ours, "poise."), **values)
