@@ -66,7 +66,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     [
         (["--lerning-rate", "1"], "unknown flag --lerning-rate; did you mean '--learning-rate'?"),
         (["--steps", "many"], "--steps"),
-        (["--baseline", "critic"], "'critic'"),
+        (["--baseline", "oracle"], "'oracle'"),
         (["--steps"], "--steps"),
         (["stray"], "stray"),
         (["--deterministic", "--no-such"], "unknown flag --no-such"),

@@ -44,8 +44,10 @@ class KillAt(TrainerCallback):
 def critic_state(trainer: Any) -> list[torch.Tensor]:
     if trainer._critic is None:
         return []
-    moments = [value for state in trainer._critic.optimizer.state.values() for value in state.values()]
-    return [*trainer._critic.critic.parameters(), *moments]
+    state, parameters = trainer._critic.optimizer.state, list(trainer._critic.critic.parameters())
+    assert state
+    names = ("step", "exp_avg", "exp_avg_sq")
+    return [*parameters, *(state[parameter][name] for parameter in parameters for name in names)]
 
 
 def assert_same(a: Any, b: Any) -> None:
