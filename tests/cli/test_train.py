@@ -22,9 +22,9 @@ from poise.runs.configfile import read_settings
 from poise.runs.folder import RunFolder
 from poise.runs.settings import TrainSettings
 
-# What a clock decides.
+# What a clock decides, or the process's memory.
 TIMES = ("seconds", "cpu_seconds", "step_seconds", "step_time")
-TIMES += ("poise/fit_seconds", "poise/predict_seconds", "poise/capture_seconds")
+TIMES += ("poise/fit_seconds", "poise/predict_seconds", "poise/capture_seconds", "peak_memory_mib")
 
 
 def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

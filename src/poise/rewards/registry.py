@@ -23,6 +23,7 @@ Reward = Verifier | TRLReward
 
 # A string is `module:function`, imported when it is first asked for: math-verify and sandboxes are not free.
 _REWARDS: dict[str, Reward | str] = {
+    "arithmetic": "poise.rewards.arithmetic:verify",
     "exact": "poise.rewards.exact:verify",
     "math": "poise.rewards.mathematics:MathVerifier",
     "code": "poise.rewards.programs:CodeVerifier",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from poise.runs.display import Display
@@ -16,6 +19,20 @@ from poise.trl.token_sample import TokenSample
 
 # TRL's closing log line (total seconds, samples per second) is no step.
 _CLOSING_LINE = "train_runtime"
+
+
+# The kernel counts a process's resident memory in KiB; macOS in bytes.
+_KERNEL_UNIT = 1 if sys.platform == "darwin" else 1024
+_MIB = 1 << 20
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process has held so far, in MiB: resident, and on the GPU where there is one."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KERNEL_UNIT
+    peak = {"peak_memory_mib": round(resident / _MIB, 1)}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / _MIB, 1)
+    return peak
 
 
 class Recorder(TrainerCallback):
@@ -82,6 +99,7 @@ class Recorder(TrainerCallback):
             "seconds": round(self.seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
             "step_seconds": round(step_seconds, 4),
+            **peak_memory(),
             **{key: value for key, value in logs.items() if key not in ("step", "num_tokens")},
         }
         write_tokens(self.folder.token_file(step), self.tokens.take(), kwargs["processing_class"])
