@@ -53,6 +53,7 @@ def test_the_run_folder_tells_the_whole_run(uninterrupted: Path, workplace) -> N
     assert all(later["tokens"] > earlier["tokens"] for earlier, later in pairwise(records))
     assert {"reward", "grad_norm", "entropy", "poise/variance_ratio", "poise/prediction_mean"} <= set(records[-1])
     assert records[-1]["poise/probe_share"] == 1.0
+    assert 100 < records[0]["peak_memory_mib"] <= records[-1]["peak_memory_mib"] < 20_000
     assert [record["step"] for record in folder.evaluations.read()] == [0, 2, 4, 6]
     assert all(record["low"] <= record["accuracy"] <= record["high"] for record in folder.evaluations.read())
     record = folder.read_record()

@@ -120,16 +120,24 @@ def init_arguments(settings: ModelSettings) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def lora(settings: ModelSettings) -> LoraConfig | None:
+def lora(settings: ModelSettings, depth: int) -> LoraConfig | None:
     """The adapters that are trained; None trains all weights.
 
+    Args:
+        settings: rank, scale, layers.
+        depth: number of the model's blocks.
+
     Raises:
-        ConfigError: peft is not installed, or the rank is negative.
+        ConfigError: peft is not installed, or the rank or the number of blocks is out of range.
     """
+    if not 0 <= settings.lora_blocks <= depth:
+        raise ConfigError(f"--lora-blocks must be 0 (all) to the model's {depth} blocks, got {settings.lora_blocks}")
     if settings.lora_rank == 0:
         return None
     if settings.lora_rank < 0:
         raise ConfigError(f"--lora-rank must be 0 (no adapters) or more, got {settings.lora_rank}")
+    if settings.lora_blocks and settings.lora_targets == ("all-linear",):
+        raise ConfigError("--lora-blocks needs the layers by name, e.g. --lora-targets q_proj v_proj up_proj down_proj")
     try:
         from peft import LoraConfig
     except ImportError:
@@ -140,5 +148,6 @@ def lora(settings: ModelSettings) -> LoraConfig | None:
         lora_alpha=settings.lora_alpha,  # pyright: ignore
         lora_dropout=settings.lora_dropout,
         target_modules=targets[0] if targets == ["all-linear"] else targets,
+        layers_to_transform=list(range(depth - settings.lora_blocks, depth)) if settings.lora_blocks else None,
         task_type="CAUSAL_LM",
     )

@@ -85,5 +85,5 @@ def prepare(settings: TrainSettings) -> Prepared:
         )
     rewards = load_rewards(names, prompts)
     try_rewards(names, rewards, prompts.train)
-    lora(settings.model)
+    lora(settings.model, depth)
     return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, list(prompts.notes))

@@ -155,7 +155,7 @@ def _build(prepared: Prepared, folder: RunFolder, display: Display, start: Check
         args=engine_config(settings, prepared.plan, folder.checkpoints, prepared.prompts.shuffled),
         train_dataset=prepared.prompts.train,
         processing_class=prepared.policy.tokenizer,
-        peft_config=lora(settings.model),
+        peft_config=lora(settings.model, prepared.depth),
         callbacks=callbacks,
     )
     if settings.optimisation.update_norm or settings.evaluation.measure_drift:

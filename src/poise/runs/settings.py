@@ -33,6 +33,8 @@ class ModelSettings:
     """Dropout inside the adapters."""
     lora_targets: tuple[str, ...] = ("all-linear",)
     """Names of the layers that get adapters."""
+    lora_blocks: int = 0
+    """Adapters in this many of the last blocks only; the backward pass ends there. 0 puts them in all blocks."""
 
 
 @dataclass(frozen=True)
