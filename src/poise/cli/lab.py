@@ -13,8 +13,9 @@ from poise.runs.folder import RunFolder
 STUDIES: dict[str, tuple[str, str]] = {
     "value": ("poise.cli.lab:value", "is the probe any good on this model and task?"),
     "variance": ("poise.cli.lab:variance", "does it lower the variance of the policy gradient?"),
+    "compare": ("poise.cli.compare:main", "does it learn faster than every rival?"),
 }
-_ABOUT = "Studies of a frozen policy. Each is resumable and writes a folder with data, plots and a page's section."
+_ABOUT = "Studies of a policy. Each is resumable and writes a folder with data, plots and a page's section."
 EPILOGUE = """
 options of the command itself:
   --quick              fewer prompts and comparisons: minutes on two cores; flags override it

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from poise.lab.settings import PolicySettings
 from poise.report.write import save_figures
 from poise.runs.journal import replace_json
 from poise.runs.provenance import command_line, device, git_revision, versions
@@ -43,7 +42,7 @@ class Study:
     """What a study found.
 
     Args:
-        kind: "value" or "variance".
+        kind: "value", "variance" or "compare".
         title: one line.
         sentences: the plain reading, each with its numbers.
         tables: for a reader.
@@ -61,7 +60,7 @@ class Study:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def write_study(study: Study, folder: Path, settings: PolicySettings, seconds: float) -> None:
+def write_study(study: Study, folder: Path, settings: Any, seconds: float) -> None:
     """Writes study.json and figures/ into the folder, each in one go."""
     record = {
         "schema": SCHEMA,

@@ -101,6 +101,10 @@ class PoiseSettings:
     """L2 penalty of the probe."""
     probe_clip: tuple[float, ...] = ()
     """Two bounds that predictions are clipped to; learned from the rewards if not set."""
+    probe_weights: Literal["none", "score"] = "none"
+    """score fits with squared scores as weights: the baseline of least gradient variance; none fits expected reward."""
+    probe_sibling_reward: bool = False
+    """The probe also sees the reward of the sibling whose states it sees."""
     buffer_capacity: int = 4096
     """Rollouts in the rolling buffer that the probe is fitted on, per domain."""
     cold_start_rows: int = 256

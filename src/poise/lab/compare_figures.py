@@ -1,0 +1,160 @@
+"""Pictures of a comparison: accuracy against each cost, areas with intervals, learning rates, step sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from poise.lab.compare_curves import Curve
+from poise.lab.compare_stats import Standing, areas_by_rate, grouped, mean_curve
+from poise.report.draw import colour, curve, dashes
+from poise.report.style import SIZE, STYLE
+
+_COSTS = {
+    "tokens": "tokens trained on",
+    "wall_seconds": "wall time, s",
+    "cpu_seconds": "processor time, s",
+    "updates": "optimiser updates",
+}
+_MOVES = {"update_norm": "update norm", "grad_norm": "gradient norm", "kl_start": "KL from start", "entropy": "entropy"}
+
+
+def figures(
+    race: Sequence[Curve],
+    tuning: Sequence[Curve],
+    matched: Sequence[Curve],
+    standings: Mapping[str, Sequence[Standing]],
+    titles: Mapping[str, str],
+) -> dict[str, Figure]:
+    """Every figure that there are runs for, by name."""
+    with mpl.rc_context(STYLE):
+        drawn: dict[str, Figure] = {
+            "accuracy": accuracy(race, titles, "Held-out accuracy (band: range over seeds)"),
+            "costs": costs(race, titles),
+            "areas": areas(standings, titles),
+            "steps": steps(race, titles),
+            "accuracy_against_kl": against_kl(race, titles),
+        }
+        if tuning:
+            drawn["learning_rates"] = learning_rates(tuning, titles)
+        if matched:
+            drawn["matched"] = accuracy(matched, titles, "Every update of one norm (band: range over seeds)")
+    return drawn
+
+
+def accuracy(curves: Sequence[Curve], titles: Mapping[str, str], title: str) -> Figure:
+    """Mean accuracy over seeds against rollouts."""
+    figure, axes = _one(title, "rollouts sampled", "held-out accuracy")
+    for index, (name, runs) in enumerate(grouped(curves).items()):
+        _mean(axes, *mean_curve(runs, runs[0].run.budget), index, titles[name])
+    axes.legend(fontsize="small")
+    return figure
+
+
+def costs(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
+    """The same against what it cost otherwise; each method up to what its cheapest seed has spent."""
+    figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
+    panels = figure.subplots(2, 2, sharey=True)
+    for axes, (axis, label) in zip(panels.flat, _COSTS.items(), strict=True):
+        for index, (name, runs) in enumerate(grouped(curves).items()):
+            end = min(float(run.costs[axis][-1]) for run in runs)
+            _mean(axes, *mean_curve(runs, end, axis), index, titles[name])
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+    panels[0, 0].set_ylabel("held-out accuracy")
+    panels[1, 0].set_ylabel("held-out accuracy")
+    panels[0, 0].legend(fontsize="x-small")
+    return figure
+
+
+def areas(standings: Mapping[str, Sequence[Standing]], titles: Mapping[str, str]) -> Figure:
+    """Mean accuracy over the budget with its interval, one row a method, one mark an arm."""
+    names = [standing.method for standing in next(iter(standings.values()))]
+    figure = Figure(figsize=(SIZE[0], 1.2 + 0.34 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for arm, (label, found) in enumerate(standings.items()):
+        for standing in found:
+            place = names.index(standing.method) + 0.18 * (arm - (len(standings) - 1) / 2)
+            spread = [[standing.area.mean - standing.area.low], [standing.area.high - standing.area.mean]]
+            first = {"label": label} if standing is found[0] else {}
+            axes.errorbar(standing.area.mean, place, xerr=spread, fmt="os"[arm], color=colour(arm), capsize=3, **first)
+    axes.set_yticks(range(len(names)), [titles[name] for name in names])
+    axes.invert_yaxis()
+    axes.set_title("Mean accuracy over the budget (95% over seeds)")
+    axes.set_xlabel("area under accuracy against rollouts, divided by the budget")
+    if len(standings) > 1:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def learning_rates(tuning: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
+    """Area against learning rate for every method: how much the choice matters to it."""
+    figure, axes = _one("Sensitivity to the learning rate (tuning seeds)", "learning rate", "mean accuracy over budget")
+    for index, (name, found) in enumerate(areas_by_rate(tuning).items()):
+        rates = sorted(found)
+        style = {"color": colour(index), "linestyle": dashes(index), "label": titles[name]}
+        axes.plot(rates, [np.mean(found[rate]) for rate in rates], marker="o", **style)
+    axes.set_xscale("log")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    return figure
+
+
+def steps(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
+    """How far each method moves: norms of updates and gradients, KL from the start, entropy."""
+    figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    for axes, (name, label) in zip(panels.flat, _MOVES.items(), strict=True):
+        for index, (method, runs) in enumerate(grouped(curves).items()):
+            curve(axes, *_mean_move(runs, name), index, titles[method])
+        axes.set_ylabel(label)
+    for axes in panels[1]:
+        axes.set_xlabel("rollouts sampled")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+    panels[0, 0].legend(fontsize="x-small")
+    return figure
+
+
+def against_kl(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
+    """Accuracy against KL from the start: methods on one line differ in how fast they go, not in where."""
+    figure, axes = _one("Accuracy for the distance gone", "KL from the starting policy, nats per token", "accuracy")
+    for index, (name, runs) in enumerate(grouped(curves).items()):
+        for run in runs:
+            places, values = run.moves["kl_start"]
+            reached = np.interp(places, run.costs["rollouts"], run.accuracy)
+            first = {"label": titles[name]} if run is runs[0] else {}
+            style = {"color": colour(index), "linestyle": dashes(index)}
+            axes.plot(values, reached, marker="o", ms=3, lw=1, alpha=0.8, **style, **first)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _mean_move(runs: Sequence[Curve], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds, at the places of the seed that has fewest."""
+    known = [run.moves[name] for run in runs if run.moves[name][0].size]
+    if not known:
+        return np.empty(0), np.empty(0)
+    places = min((places for places, _ in known), key=len)
+    return places, np.mean([np.interp(places, *pair) for pair in known], axis=0)
+
+
+def _mean(axes: Axes, places_X: np.ndarray, accuracy_SX: np.ndarray, index: int, label: str) -> None:
+    style = {"color": colour(index), "linestyle": dashes(index)}
+    axes.plot(places_X, accuracy_SX.mean(0), lw=1.8, label=label, **style)
+    axes.fill_between(places_X, accuracy_SX.min(0), accuracy_SX.max(0), color=colour(index), alpha=0.12, lw=0)
+
+
+def _one(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return figure, axes

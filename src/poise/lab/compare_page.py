@@ -1,0 +1,223 @@
+"""What a comparison shows: standings, costs, step sizes, learning rates, and a plain reading that claims no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from poise.lab.compare_curves import Curve
+from poise.lab.compare_figures import figures
+from poise.lab.compare_methods import MATCHED, RACE, Method
+from poise.lab.compare_settings import CompareSettings
+from poise.lab.compare_stats import (
+    Bounds,
+    Standing,
+    areas_by_rate,
+    best_rates,
+    grouped,
+    rank_correlation,
+    standings,
+)
+from poise.lab.study import Shown, Study
+
+# Fewer seeds say hardly anything about the spread between seeds.
+_ENOUGH_SEEDS = 5
+_ARMS = {RACE: "each method's own step size", MATCHED: "every update of one norm"}
+
+
+def page(
+    curves: Mapping[str, Sequence[Curve]], methods: Mapping[str, Method], settings: CompareSettings, norm: float
+) -> Study:
+    """Tables, pictures and sentences from the curves of the arms "tuning", "race" and "matched"."""
+    found = {arm: _standings(curves[arm], settings) for arm in (RACE, MATCHED) if curves[arm]}
+    titles = {name: method.title for name, method in methods.items()}
+    shown = [standings_table(found[arm], titles, _ARMS[arm]) for arm in found]
+    shown += [costs_table(curves[RACE], titles), steps_table(curves[RACE], titles)]
+    if curves["tuning"]:
+        shown.append(rates_table(curves["tuning"], titles))
+    model = curves[RACE][0].run.settings
+    title = f"Comparison of methods: {model.model.model} on {model.data.data or model.data.task or 'tiny'}"
+    rows = [{"arm": arm, **asdict(standing)} for arm in found for standing in found[arm]]
+    pictures = figures(
+        curves[RACE], curves["tuning"], curves[MATCHED], {_ARMS[arm]: found[arm] for arm in found}, titles
+    )
+    facts = {"matched_update_norm": norm or None, "reference": settings.reference, "budget": settings.rollouts}
+    return Study("compare", title, reading(curves, found, titles, settings, norm), shown, pictures, rows, facts)
+
+
+def _standings(curves: Sequence[Curve], settings: CompareSettings) -> list[Standing]:
+    return standings(curves, settings.reference, settings.final, settings.resamples)
+
+
+def bounds(value: Bounds, digits: int = 3, sign: str = "") -> str:
+    """An estimate with its interval, as text."""
+    parts = [f"{part:{sign}.{digits}f}" for part in (value.mean, value.low, value.high)]
+    return f"{parts[0]} [{parts[1]}, {parts[2]}]"
+
+
+def rollouts_text(value: Bounds) -> str:
+    """Rollouts to a target, where the target may not be reached within the budget."""
+
+    def one(number: float) -> str:
+        return f"{number:,.0f}" if math.isfinite(number) else "not reached"
+
+    return f"{one(value.mean)} [{one(value.low)}, {one(value.high)}]"
+
+
+def standings_table(found: Sequence[Standing], titles: Mapping[str, str], arm: str) -> Shown:
+    columns = ["method", "mean accuracy over the budget", "difference to the reference", "p", "final accuracy"]
+    columns.append("rollouts to the reference's final accuracy")
+    ordered = sorted(found, key=lambda standing: -standing.area.mean)
+    rows = [
+        [
+            titles[each.method],
+            bounds(each.area),
+            bounds(each.area_gap, sign="+"),
+            f"{each.p_value:.3f}",
+            bounds(each.final),
+            rollouts_text(each.rollouts),
+        ]
+        for each in ordered
+    ]
+    return Shown(f"Standings, {arm}; intervals over {found[0].seeds} paired seeds", columns, rows)
+
+
+def costs_table(curves: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
+    """What the budget of rollouts came to."""
+    columns = ["method", "learning rate", "rollouts", "tokens", "updates", "wall s", "processor s"]
+    rows = []
+    for name, runs in grouped(curves).items():
+        spent = {axis: float(np.mean([run.costs[axis][-1] for run in runs])) for axis in runs[0].costs}
+        axes = ("rollouts", "tokens", "updates", "wall_seconds", "cpu_seconds")
+        rate = f"{runs[0].run.learning_rate:g}"
+        rows.append([titles[name], rate, *(f"{spent[axis]:,.0f}" for axis in axes)])
+    return Shown("What a run cost, mean over seeds (evaluations left out)", columns, rows)
+
+
+def steps_table(curves: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
+    """How far each method moved, beside what it gained."""
+    columns = ["method", "gradient norm", "update norm", "KL from start, nats/token", "entropy, first to last step"]
+    columns += ["Var(A)/Var(r)", "accuracy gained per 0.01 nats"]
+    rows = []
+    for name, runs in grouped(curves).items():
+        entropy = [float(np.mean([run.moves["entropy"][1][place] for run in runs])) for place in (0, -1)]
+        kl = float(np.mean([run.last_move("kl_start") for run in runs]))
+        gained = float(np.mean([run.accuracy[-1] - run.accuracy[0] for run in runs]))
+        moves = [float(np.mean([run.move(move) for run in runs])) for move in ("grad_norm", "update_norm")]
+        ratio = float(np.mean([run.move("variance_ratio") for run in runs]))
+        per_nat = f"{gained / kl * 0.01:+.4f}" if kl > 0 else "–"
+        texts = [f"{moves[0]:.4f}", f"{moves[1]:.4f}", f"{kl:.4f}", f"{entropy[0]:.3f} → {entropy[1]:.3f}"]
+        rows.append([titles[name], *texts, f"{ratio:.2f}" if math.isfinite(ratio) else "–", per_nat])
+    return Shown("How far the policy moved, mean over steps and seeds", columns, rows)
+
+
+def rates_table(tuning: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
+    """Area of every method at every rate; the chosen one is marked."""
+    best, areas = best_rates(tuning), areas_by_rate(tuning)
+    rates = sorted({rate for found in areas.values() for rate in found})
+    rows = [
+        [titles[name], *(f"{np.mean(areas[name][rate]):.3f}{' ←' if rate == best[name] else ''}" for rate in rates)]
+        for name in areas
+    ]
+    return Shown("Learning rates on the tuning seeds: mean accuracy over the budget", ["method", *map(_g, rates)], rows)
+
+
+def _g(value: float) -> str:
+    return f"{value:g}"
+
+
+def reading(
+    curves: Mapping[str, Sequence[Curve]],
+    found: Mapping[str, Sequence[Standing]],
+    titles: Mapping[str, str],
+    settings: CompareSettings,
+    norm: float,
+) -> list[str]:
+    """What a reader should take away, POISE's losses as plainly as its wins."""
+    race, reference = found[RACE], titles[settings.reference]
+    seeds = race[0].seeds
+    said = [
+        f"{len(race)} methods, {seeds} seeds each, {settings.rollouts:,} sampled rollouts a run, of "
+        f"{settings.rollouts_per_step} trained on per step; accuracy on {settings.held_out} held-out prompts. "
+        + _tuning(curves["tuning"], titles, settings)
+    ]
+    if seeds < _ENOUGH_SEEDS:
+        said.append(f"{seeds} seeds are a first look: their intervals are too narrow, and no order here is settled.")
+    ahead, behind, open_ = _verdicts(race, titles, settings.reference)
+    said.append(
+        f"Against {reference} over the budget: {_names(ahead, 'ahead')}; {_names(behind, 'behind')}; "
+        f"{_names(open_, 'not told apart')}. The smallest p that {seeds} seeds can give is {2 / 2**seeds:.3f}."
+    )
+    said += _about_poise(race, titles)
+    said += _about_steps(curves[RACE], race)
+    if MATCHED in found:
+        ahead, behind, open_ = _verdicts(found[MATCHED], titles, settings.reference)
+        said.append(
+            f"With every update stretched to the norm {norm:.4f}, so that only directions differ: "
+            f"{_names(ahead, 'ahead')}; {_names(behind, 'behind')}; {_names(open_, 'not told apart')}."
+        )
+        said += _about_poise(found[MATCHED], titles, "with updates of one norm ")
+    return said
+
+
+def _tuning(tuning: Sequence[Curve], titles: Mapping[str, str], settings: CompareSettings) -> str:
+    if not tuning:
+        return f"One learning rate, {settings.learning_rates[0]:g}, for all: no method was tuned."
+    best, grid = best_rates(tuning), sorted(settings.learning_rates)
+    edge = [titles[name] for name, rate in best.items() if rate in (grid[0], grid[-1])]
+    note = f" At the edge of the grid, so perhaps not at their best: {', '.join(edge)}." if edge else ""
+    return (
+        f"Each method's learning rate is the best of {', '.join(map(_g, grid))} on {settings.tuning_seeds} other seeds "
+        f"and other prompts.{note}"
+    )
+
+
+def _verdicts(
+    found: Sequence[Standing], titles: Mapping[str, str], reference: str
+) -> tuple[list[str], list[str], list[str]]:
+    rivals = [each for each in found if each.method != reference]
+    ahead = [titles[each.method] for each in rivals if each.area_gap.low > 0]
+    behind = [titles[each.method] for each in rivals if each.area_gap.high < 0]
+    return ahead, behind, [titles[e.method] for e in rivals if titles[e.method] not in (*ahead, *behind)]
+
+
+def _names(names: Sequence[str], what: str) -> str:
+    return f"{what} {', '.join(names) if names else 'none'}"
+
+
+def _about_poise(found: Sequence[Standing], titles: Mapping[str, str], how: str = "") -> list[str]:
+    """Where POISE stands, and who did better."""
+    by_name = {each.method: each for each in found}
+    if "poise" not in by_name:
+        return []
+    poise = by_name["poise"]
+    better = [each for each in found if each.area.mean > poise.area.mean]
+    place = f"{len(better) + 1} of {len(found)}"
+    named = "; ".join(f"{titles[each.method]} {bounds(each.area)}" for each in better)
+    return [
+        f"POISE {how}is {place} by mean accuracy over the budget, {bounds(poise.area)}, final {bounds(poise.final)}"
+        f"{f'; above it {named}' if better else ''}. Rollouts to the reference's final accuracy: "
+        f"{rollouts_text(poise.rollouts)}."
+    ]
+
+
+def _about_steps(curves: Sequence[Curve], race: Sequence[Standing]) -> list[str]:
+    """Whether the order of the methods is that of their step sizes."""
+    areas = {each.method: each.area.mean for each in race}
+    said = []
+    for move, name in (("update_norm", "mean update norm"), ("kl_start", "KL from the start")):
+        value = {
+            method: float(np.mean([run.move(move) if move == "update_norm" else run.last_move(move) for run in runs]))
+            for method, runs in grouped(curves).items()
+        }
+        rho = rank_correlation(areas, value)
+        said += [f"{name} {rho:+.2f}"] if math.isfinite(rho) else []
+    if not said:
+        return []
+    return [
+        f"Rank correlation over methods between mean accuracy and {', '.join(said)}: near 1, the order could be one of "
+        "step sizes alone; the matched arm tells."
+    ]

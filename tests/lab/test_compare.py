@@ -1,0 +1,210 @@
+"""The comparison on planted runs: areas, crossings, pairing by seed, tuning, and what the reading claims."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planted_race import METHODS, plant
+from poise.errors import ConfigError
+from poise.lab.compare_curves import area, crossing, table
+from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, race_runs, tuning_runs
+from poise.lab.compare_page import page, rollouts_text
+from poise.lab.compare_queue import finished_below, is_finished
+from poise.lab.compare_settings import QUICK, CompareSettings
+from poise.lab.compare_stats import Bounds, best_rates, median_update_norm, rank_correlation, standings
+from poise.runs.plan import make_plan
+
+
+def test_area_of_literal_curves() -> None:
+    x = np.array([0.0, 100.0, 200.0])
+    assert area(x, np.array([0.2, 0.4, 0.6]), 200) == pytest.approx(0.4)
+    assert area(x, np.array([0.2, 0.4, 0.6]), 100) == pytest.approx(0.3)  # what lies beyond the budget does not count
+    assert area(x, np.array([0.2, 0.4, 0.6]), 150) == pytest.approx((0.3 * 100 + 0.45 * 50) / 150)
+    assert area(x, np.array([0.2, 0.4, 0.6]), 400) == pytest.approx((0.4 * 200 + 0.6 * 200) / 400)  # flat after its end
+
+
+def test_area_is_the_plain_sum_over_a_fine_grid() -> None:
+    x, y = np.array([0.0, 30.0, 70.0, 110.0]), np.array([0.1, 0.5, 0.4, 0.9])
+    total, steps = 0.0, 100_000
+    for step in range(steps):
+        total += float(np.interp((step + 0.5) * 100 / steps, x, y))
+    assert area(x, y, 100) == pytest.approx(total / steps, abs=1e-8)
+
+
+def test_crossing_of_literal_curves() -> None:
+    x = np.array([0.0, 100.0, 200.0])
+    assert crossing(x, np.array([0.2, 0.4, 0.6]), 0.5) == pytest.approx(150.0)
+    assert crossing(x, np.array([0.2, 0.4, 0.6]), 0.1) == 0.0
+    assert crossing(x, np.array([0.2, 0.6, 0.4]), 0.5) == pytest.approx(75.0)  # the first time counts
+    assert math.isinf(crossing(x, np.array([0.2, 0.4, 0.6]), 0.7))
+
+
+def test_a_curve_is_what_its_folder_says(tmp_path: Path) -> None:
+    curve = plant(tmp_path, "poise", 0, [0.2, 0.4, 0.6])
+    assert curve.accuracy.tolist() == [0.2, 0.4, 0.6]
+    assert {name: values.tolist() for name, values in curve.costs.items()} == {
+        "rollouts": [0, 100, 200],
+        "tokens": [0, 1000, 2000],
+        "wall_seconds": [0, 2, 4],
+        "cpu_seconds": [0, 1.5, 3],
+        "updates": [0, 2, 4],
+    }
+    assert curve.area == pytest.approx(0.4)
+    assert curve.final(1) == 0.6
+    assert curve.final(5) == pytest.approx(0.5)  # the evaluation before the first step is never among them
+    assert curve.move("update_norm") == 0.5
+    assert curve.last_move("kl_start") == 0.02
+    assert math.isnan(curve.move("variance_ratio"))
+    assert table([curve])["accuracy"] == [0.2, 0.4, 0.6]
+
+
+def test_standings_pair_the_seeds(tmp_path: Path) -> None:
+    """POISE is ahead of DAPO by 0.1 on every seed, though seeds differ by far more: the paired gap has no spread."""
+    curves = []
+    for seed, level in enumerate((0.1, 0.5, 0.3)):
+        curves.append(plant(tmp_path, "dapo", seed, [0.0, level, level]))
+        curves.append(plant(tmp_path, "poise", seed, [0.1, level + 0.1, level + 0.1]))
+    dapo, poise = standings(curves, "dapo", final=1, resamples=200)
+    assert dapo.area.mean == pytest.approx(0.75 * 0.3)
+    assert dapo.area.low < 0.15 < 0.3 < dapo.area.high
+    assert poise.area_gap.mean == pytest.approx(0.1)
+    assert poise.area_gap.low == pytest.approx(0.1)
+    assert poise.area_gap.high == pytest.approx(0.1)
+    assert poise.p_value == pytest.approx(0.25)  # two of eight signs
+    # DAPO's final accuracy is 0.3; the mean curve of POISE climbs from 0.1 to 0.4 over the first 100 rollouts.
+    assert poise.rollouts.mean == pytest.approx(200 / 3, abs=0.5)
+    assert dapo.rollouts.mean == pytest.approx(100.0, abs=0.5)
+
+
+def test_only_seeds_that_all_methods_have_are_compared(tmp_path: Path) -> None:
+    curves = [plant(tmp_path, "dapo", 0, [0.0, 0.2]), plant(tmp_path, "poise", 0, [0.0, 0.4])]
+    curves.append(plant(tmp_path, "dapo", 1, [0.0, 1.0]))
+    dapo, poise = standings(curves, "dapo", final=1, resamples=50)
+    assert dapo.seeds == poise.seeds == 1
+    assert dapo.area.mean == pytest.approx(0.1)
+
+
+def test_a_target_that_is_not_reached_is_infinite(tmp_path: Path) -> None:
+    curves = [plant(tmp_path, "dapo", seed, [0.0, 0.8]) for seed in (0, 1)]
+    curves += [plant(tmp_path, "poise", seed, [0.0, 0.4 + 0.8 * seed]) for seed in (0, 1)]
+    _, poise = standings(curves, "dapo", final=1, resamples=400)
+    assert poise.rollouts.mean == pytest.approx(100.0, abs=1)
+    assert math.isinf(poise.rollouts.high)
+    assert 0.6 < poise.rollouts.known < 0.9  # resamples of the lower seed alone, a quarter of all, do not reach it
+    assert rollouts_text(Bounds(1234.5, 1000.0, math.inf)) == "1,234 [1,000, not reached]"
+
+
+def test_the_best_rate_is_chosen_on_the_tuning_seeds(tmp_path: Path) -> None:
+    curves = [
+        plant(tmp_path, method, seed, [0.0, level + 0.2 * seed], TUNING, rate)
+        for method, levels in (("poise", {1e-4: 0.3, 1e-3: 0.5}), ("dapo", {1e-4: 0.4, 1e-3: 0.4}))
+        for rate, level in levels.items()
+        for seed in (0, 1)
+    ]
+    assert best_rates(curves) == {"poise": 1e-3, "dapo": 1e-4}  # of equals the smaller
+
+
+def test_update_norms_and_ranks(tmp_path: Path) -> None:
+    curves = [plant(tmp_path, "dapo", seed, [0.0, 0.1, 0.2], norm=norm) for seed, norm in enumerate((1.0, 2.0, 9.0))]
+    assert median_update_norm(curves, "dapo") == 2.0
+    assert rank_correlation({"a": 1, "b": 2, "c": 3}, {"a": 5, "b": 6, "c": 70}) == 1.0
+    assert rank_correlation({"a": 1, "b": 1, "c": 3}, {"a": 0, "b": 1, "c": 2}) == pytest.approx(0.8660254)
+    assert math.isnan(rank_correlation({"a": 1, "b": 2}, {"a": 1, "b": 2}))
+
+
+def test_the_reading_says_where_poise_does_not_win(tmp_path: Path) -> None:
+    settings = CompareSettings(learning_rates=(1e-3,), rollouts=512, held_out=9, resamples=100)
+    race = [
+        plant(tmp_path, method, seed, [0.2, level + seed / 100])
+        for method, level in (("poise", 0.4), ("dapo", 0.5), ("rloo", 0.3))
+        for seed in range(5)
+    ]
+    matched = [plant(tmp_path, curve.run.method.name, curve.run.seed, [0.2, 0.5], MATCHED) for curve in race]
+    study = page({"tuning": [], "race": race, "matched": matched}, METHODS, settings, norm=0.5)
+    said = " ".join(study.sentences)
+    assert "Against DAPO over the budget: ahead none; behind POISE, RLOO; not told apart none" in said
+    assert "POISE is 2 of 3 by mean accuracy over the budget" in said
+    assert "above it DAPO 0.360" in said
+    assert "With every update stretched to the norm 0.5000" in said
+    assert "first look" not in said
+    assert [table.title.split(",")[0] for table in study.tables[:2]] == ["Standings", "Standings"]
+    assert study.tables[0].rows[0][0] == "DAPO"
+    assert set(study.figures) == {"accuracy", "costs", "areas", "steps", "accuracy_against_kl", "matched"}
+    few = page({"tuning": [], "race": race[:2] + race[5:7], "matched": []}, METHODS, settings, norm=0.0)
+    assert "2 seeds are a first look" in " ".join(few.sentences)
+
+
+# --- plan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [CompareSettings(), QUICK])
+def test_every_method_of_the_package_can_be_planned(settings: CompareSettings) -> None:
+    methods = load_methods(settings)
+    for method in methods.values():
+        run = make_run(settings, method, "race", 1e-3, seed=3)
+        plan = make_plan(run.settings, devices=1)
+        assert plan.rollouts_per_step == settings.rollouts_per_step
+        assert plan.rollouts_per_step * plan.steps == run.budget == settings.rollouts
+        assert run.settings.run.seed == 3
+
+
+def test_runs_share_what_a_fair_race_shares() -> None:
+    settings = CompareSettings()
+    methods = load_methods(settings)
+    rates = dict.fromkeys(methods, 3e-4)
+    race, matched = race_runs(settings, methods, rates), race_runs(settings, methods, rates, 0.25)
+    tuning = tuning_runs(settings, methods)
+    assert len(race) == len(matched) == len(methods) * 5
+    assert len(tuning) == len(methods) * 3 * 2
+    assert not {run.settings.run.seed for run in tuning} & {run.settings.run.seed for run in race}
+    assert {run.settings.data.data_seed for run in race} == {0}
+    assert {run.settings.data.data_seed for run in tuning} == {1}  # neither prompts nor judges of the race
+    assert len({run.settings.run.out for run in [*race, *matched, *tuning]}) == len([*race, *matched, *tuning])
+    assert {run.settings.optimisation.update_norm for run in matched} == {0.25}
+    for first, second in zip(race, matched, strict=True):
+        assert replace(first.settings.optimisation, update_norm=0.25) == second.settings.optimisation
+    assert [run.settings.run.seed for run in race[: len(methods)]] == [0] * len(methods)  # all of a seed, then the next
+
+
+WRONG = [
+    ("[mine]\npoise.basline = 'none'", "unknown key 'poise.basline'"),
+    ("[mine]\noptimisation.rollouts_per_prompt = 3", "groups of 3 do not fill a step"),
+    ("mine = 3", "'mine' is no method"),
+    ("[mine", "is not valid TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG)
+def test_a_wrong_method_is_a_sentence(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    only = ("dapo",) if said[0] == "'" else ("dapo", "mine")
+    settings = replace(QUICK, methods=str(tmp_path / "mine.toml"), only=only)
+    with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
+        race_runs(settings, load_methods(settings), {"dapo": 1.0, "mine": 1.0})
+
+
+def test_methods_and_reference_must_exist() -> None:
+    with pytest.raises(ConfigError, match="no method is called 'pose'; did you mean 'poise'"):
+        load_methods(CompareSettings(only=("pose", "dapo")))
+    with pytest.raises(ConfigError, match="the reference dapo does not race"):
+        load_methods(CompareSettings(only=("poise",)))
+    with pytest.raises(ConfigError, match="names a rate twice"):
+        CompareSettings(learning_rates=(1e-3, 1e-3))
+    with pytest.raises(ConfigError, match="no multiple of"):
+        CompareSettings(rollouts=1000)
+
+
+def test_finished_runs_are_known_by_their_record_and_settings(tmp_path: Path) -> None:
+    done = plant(tmp_path, "poise", 0, [0.0, 0.5]).run
+    killed = plant(tmp_path, "poise", 1, [0.0, 0.5], how="failed").run
+    assert is_finished(done)
+    assert not is_finished(killed)
+    assert finished_below(tmp_path) == [(100, 10.0)]
+    other = replace(done, settings=replace(done.settings, poise=replace(done.settings.poise, baseline="none")))
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        is_finished(other)
