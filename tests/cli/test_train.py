@@ -199,6 +199,14 @@ def test_several_rewards_are_summed_with_their_weights(workplace, poise: Callabl
     record = RunFolder("two").metrics.read()[0]
     mean = sum(row["digits"] + 0.5 * row["length"] for row in rows) / len(rows)
     assert record["reward"] == pytest.approx(mean, abs=1e-6)
+    # An evaluation of the run judges by the same sum, with the columns that the rewards ask for.
+    shown = poise("eval", "--model", "two", "--k", "1", "--temperature", "1", "--out", "found")
+    assert shown.status == 0, shown.err
+    found = json.loads(Path("found/evaluation.json").read_text())
+    assert found["settings"]["reward"] == f"1 {rewards[0]} + 0.5 {rewards[1]}"
+    assert found["failed"] == 0
+    scores = [score for result in found["results"] for score in result["scores"]]
+    assert any(score % 1 > 0 for score in scores), "the second reward is a fraction, and counts"
 
 
 def test_a_failing_reward_stops_the_run_with_its_reason(workplace, poise: Callable, tmp_path: Path) -> None:

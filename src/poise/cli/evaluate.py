@@ -39,10 +39,7 @@ def main(argv: list[str]) -> int:
 
 
 def with_defaults_of(run: RunFolder, base: SettingsT) -> SettingsT:
-    """Settings with the task, seed, reward and length limit of a training run as their defaults.
-
-    Several summed rewards have no name, so the task's own is left to judge.
-    """
+    """Settings with the task, seed, rewards and length limit of a training run as their defaults."""
     from poise.runs.prompts import task_name, task_options
 
     saved = run.saved_settings()
@@ -53,6 +50,7 @@ def with_defaults_of(run: RunFolder, base: SettingsT) -> SettingsT:
         task=other or task_name(saved.data),
         task_options=tuple(f"{key}={value}" for key, value in options.items()),
         seed=saved.data.data_seed,
-        reward=saved.reward.reward[0] if len(saved.reward.reward) == 1 else None,
+        reward=saved.reward.reward,
+        reward_weights=saved.reward.reward_weights,
         max_new_tokens=saved.generation.max_completion_tokens,
     )

@@ -28,8 +28,10 @@ class EvalConfig:
     """Split of the task."""
     size: int | None = None
     """Number of prompts, drawn by the seed; all of them if not set."""
-    reward: str | None = None
-    """Reward that verifies (built-in name or module:function); the task's own if not set."""
+    reward: tuple[str, ...] = ()
+    """Reward that verifies (built-in name or module:function); several are summed. The task's own if not set."""
+    reward_weights: tuple[float, ...] = ()
+    """One weight per reward; 1 each if not set."""
     k: int = 32
     """Samples per prompt. Published: 32."""
     temperature: float = 0.6
@@ -70,15 +72,14 @@ def run(config: EvalConfig) -> int:
     from rich.progress import Progress
 
     from poise.eval import Evaluation, compare, evaluate_with
-    from poise.rewards import verifier
-    from poise.tasks import load_task, reward_of
+    from poise.runs.prompts import judged
+    from poise.tasks import load_task
 
     # What can be wrong cheaply is found before a model is loaded.
     other = Evaluation.from_json(_evaluation_file(config.against)) if config.against else None
     options = named_options("task", config.task_options)
     dataset = load_task(config.task, config.split, config.size, config.seed, **options)
-    reward = config.reward or reward_of(config.task)
-    verify = verifier(reward)
+    dataset, verify, reward = judged(dataset, config.task, config.reward, config.reward_weights)
     sampling = _sampling(config)
     out = Path(config.out or Path("runs", "eval", f"{slug(config.model)}-{slug(config.task)}"))
     console = Console()

@@ -14,8 +14,9 @@ from poise.eval.command import EvalConfig, load_sampler, named_options
 from poise.eval.sampling import HFSampler, Sampling, encode
 from poise.lab.rollouts import Drawing, View
 from poise.lab.settings import PolicySettings
-from poise.rewards import Verifier, verifier
-from poise.tasks import load_task, reward_of
+from poise.rewards import Verifier
+from poise.runs.prompts import judged
+from poise.tasks import load_task
 
 Row = Mapping[str, Any]
 
@@ -96,10 +97,11 @@ def load_prompts(settings: PolicySettings, train: int, held_out: int) -> Prompts
         ConfigError: the task, a split, an option or the reward does not exist, or a split has too few prompts.
     """
     options = named_options("task", settings.task_options)
-    verify = verifier(settings.reward or reward_of(settings.task))
     found: list[list[Row]] = []
     for split, size in (("train", train), ("test", held_out)):
-        rows = list(load_task(settings.task, split, size, settings.seed, **options))
+        dataset = load_task(settings.task, split, size, settings.seed, **options)
+        dataset, verify, _ = judged(dataset, settings.task, settings.reward, settings.reward_weights)
+        rows = list(dataset)
         if len(rows) < size:
             raise ConfigError(
                 f"the {split} split of {settings.task!r} has {len(rows)} prompts, and {size} are asked for"

@@ -21,8 +21,10 @@ class PolicySettings:
     """Task name, a local file, or hub:owner/dataset; its train split teaches the probe, its test split is studied."""
     task_options: tuple[str, ...] = ()
     """Options of the task as name=value."""
-    reward: str | None = None
-    """Reward that verifies (built-in name or module:function); the task's own if not set."""
+    reward: tuple[str, ...] = ()
+    """Reward that verifies (built-in name or module:function); several are summed. The task's own if not set."""
+    reward_weights: tuple[float, ...] = ()
+    """One weight per reward; 1 each if not set."""
     temperature: float = 1.0
     """Sampling temperature; 1 is what training samples at."""
     max_new_tokens: int = 512

@@ -147,13 +147,32 @@ def reward_names(settings: RewardSettings, data: DataSettings) -> tuple[str, ...
     Raises:
         ConfigError: the weights do not match the rewards.
     """
-    names = settings.reward or (reward_of(task_name(data)),)
-    if settings.reward_weights and len(settings.reward_weights) != len(names):
+    return _weighed(settings.reward or (reward_of(task_name(data)),), settings.reward_weights)
+
+
+def _weighed(names: tuple[str, ...], weights: tuple[float, ...]) -> tuple[str, ...]:
+    if weights and len(weights) != len(names):
         raise ConfigError(
-            f"{len(settings.reward_weights)} reward weights for {len(names)} rewards ({', '.join(names)}); "
-            "give one weight per reward"
+            f"{len(weights)} reward weights for {len(names)} rewards ({', '.join(names)}); give one weight per reward"
         )
     return names
+
+
+def judged(
+    dataset: Dataset, task: str, rewards: tuple[str, ...], weights: tuple[float, ...] = ()
+) -> tuple[Dataset, Verifier, str]:
+    """What an evaluation needs of its rewards, the task's own if none is named.
+
+    Returns:
+        The dataset with the columns that the rewards ask for, the verifier whose score is their weighted sum, and
+        their names as one text.
+
+    Raises:
+        ConfigError: nothing has that name, a column is missing, or the weights do not match the rewards.
+    """
+    names = _weighed(rewards or (reward_of(task),), weights)
+    said = " + ".join(names if not weights else (f"{w:g} {name}" for w, name in zip(weights, names, strict=True)))
+    return with_columns(dataset, names), total_reward(names, weights), said
 
 
 def load_rewards(names: tuple[str, ...], prompts: Prompts) -> list[Callable[..., Any]]:
