@@ -101,6 +101,16 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: p
     assert "k was 3 and is 12" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("study", ["value", "variance", "compare"])
+def test_documented_flags_exist(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "lab.md").read_text("utf-8")
+    commands = [line.split(" #")[0] for line in document.splitlines() if line.startswith(f"poise lab {study}")]
+    assert commands
+    assert main(["lab", study, "--help"]) == 0
+    helped = capsys.readouterr().out
+    assert all(word in helped for line in commands for word in line.split() if word.startswith("--"))
+
+
 def test_quick_settings_are_smaller() -> None:
     assert QUICK_VALUE.held_out_prompts < type(QUICK_VALUE)().held_out_prompts
     assert QUICK_VARIANCE.prompts < type(QUICK_VARIANCE)().prompts
