@@ -11,9 +11,14 @@ pytest.importorskip("verl")
 import transfer_queue as tq
 import verl
 from transfer_queue import KVBatchMeta
+from verl.trainer import main_ppo
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo import core_algos, padding_utils, ray_trainer
+from verl.trainer.ppo.metric_utils import process_validation_metrics
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync, agent_loop_tq, get_trainer_cls, trainer_base
+from verl.utils.config import validate_config
+from verl.utils.device import auto_set_device
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -34,36 +39,51 @@ def test_version() -> None:
     assert verl.__version__ == "0.9.1"
 
 
+OWNERS = {
+    CapturingFSDPEngine: FSDPEngineWithLMHead,
+    CapturingTrainingWorker: TrainingWorker,
+    CapturingActorRolloutRefWorker: ActorRolloutRefWorker,
+    PoiseTrainer: PPOTrainerSync,
+    PoiseTaskRunner: TaskRunnerV1.__ray_metadata__.modified_class,
+}
+OVERRIDDEN = [
+    (FSDPEngineWithLMHead, "forward_step", ["self", "micro_batch", "loss_function", "forward_only"]),
+    (FSDPEngine, "_get_packed_pad_size", ["self", "packed_length"]),
+    (TrainingWorker, "__init__", ["self", "config"]),
+    (PPOTrainerSync, "__init__", ["self", "config"]),
+    (PPOTrainerSync, "_init_tokenizer", ["self"]),
+    (PPOTrainerSync, "_init_resource_pool_mgr", ["self"]),
+    (PPOTrainerSync, "_compute_old_log_prob", ["self", "batch", "metrics"]),
+    (PPOTrainerSync, "_compute_advantage", ["self", "batch", "metrics"]),
+    (PPOTrainerSync, "_save_checkpoint", ["self"]),
+    (PPOTrainerSync, "_load_checkpoint", ["self"]),
+    (
+        PPOTrainerSync,
+        "_dump_generations",
+        ["self", "inputs", "outputs", "gts", "scores", "reward_extra_infos_dict", "dump_path"],
+    ),
+    (
+        PPOTrainerSync,
+        "_val_metrics_update",
+        ["self", "data_sources", "sample_uids", "reward_extra_infos_dict", "sample_turns", "expected_acc_counts"],
+    ),
+    (TaskRunnerV1.__ray_metadata__.modified_class, "run", ["self", "config"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("owner", "name", "expected"),
-    [
-        (FSDPEngineWithLMHead, "forward_step", ["self", "micro_batch", "loss_function", "forward_only"]),
-        (FSDPEngine, "_get_packed_pad_size", ["self", "packed_length"]),
-        (TrainingWorker, "__init__", ["self", "config"]),
-        (PPOTrainerSync, "__init__", ["self", "config"]),
-        (PPOTrainerSync, "_init_tokenizer", ["self"]),
-        (PPOTrainerSync, "_init_resource_pool_mgr", ["self"]),
-        (PPOTrainerSync, "_compute_old_log_prob", ["self", "batch", "metrics"]),
-        (PPOTrainerSync, "_compute_advantage", ["self", "batch", "metrics"]),
-        (PPOTrainerSync, "_save_checkpoint", ["self"]),
-        (PPOTrainerSync, "_load_checkpoint", ["self"]),
-        (
-            PPOTrainerSync,
-            "_dump_generations",
-            ["self", "inputs", "outputs", "gts", "scores", "reward_extra_infos_dict", "dump_path"],
-        ),
-        (
-            PPOTrainerSync,
-            "_val_metrics_update",
-            ["self", "data_sources", "sample_uids", "reward_extra_infos_dict", "sample_turns", "expected_acc_counts"],
-        ),
-        (TaskRunnerV1.__ray_metadata__.modified_class, "run", ["self", "config"]),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
+    ("owner", "name", "expected"), OVERRIDDEN, ids=lambda value: value if isinstance(value, str) else None
 )
 def test_overridden_method(owner: type, name: str, expected: list[str]) -> None:
     # Ray adds a parameter of its own to the methods of its actors.
     assert [name for name in parameters(getattr(owner, name)) if not name.startswith("_ray")] == expected
+
+
+@pytest.mark.parametrize("ours", OWNERS, ids=lambda ours: ours.__name__)
+def test_every_overridden_method_is_listed_above(ours: type) -> None:
+    theirs = OWNERS[ours]
+    overridden = {name for name, value in vars(ours).items() if inspect.isfunction(value) and hasattr(theirs, name)}
+    assert overridden <= {name for owner, name, _ in OVERRIDDEN if owner is theirs}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +144,19 @@ def test_the_driver_writes_old_log_probs_after_the_workers_answer() -> None:
     source = inspect.getsource(PPOTrainerSync._compute_old_log_prob)
     assert source.count("self.actor_rollout_wg.compute_log_prob(batch)") == 1
     assert '"calculate_entropy": True' in source
+
+
+def test_validation_counts_what_is_missing_by_source_and_prompt() -> None:
+    assert "expected_acc_counts[(str(data_source), str(uid))]" in inspect.getsource(PPOTrainerSync._validate)
+    assert "expected_acc_counts.items()" in inspect.getsource(process_validation_metrics)
+
+
+def test_the_launcher_does_what_verls_own_does() -> None:
+    assert parameters(validate_config) == ["config", "use_reference_policy", "use_critic"]
+    assert parameters(auto_set_device) == ["config"]
+    assert parameters(need_critic) == parameters(need_reference_policy) == ["config"]
+    source = inspect.getsource(main_ppo)
+    assert source.index("auto_set_device(config)") < source.index("validate_config(") < source.index("TaskRunnerV1)")
 
 
 def test_modes_are_told_apart_by_name() -> None:
