@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo smollm2 test lint bench test-vllm test-verl clean
+.PHONY: help venv demo smollm2 test lint bench test-vllm test-verl test-older-transformers clean
 help:
 	@echo "make demo       train the bundled model with POISE on the CPU and write a report (5 minutes)"
 	@echo "make smollm2    a small pretrained model for recipes/smollm2-word-problems (0.5 GB)"
 	@echo "make test       everything that runs without a GPU (15 minutes)"
-	@echo "make test-verl  the verl adapter, in its own environment"
+	@echo "make test-verl  the verl adapter and two training runs on Ray, in its own environment (5 to 10 minutes)"
+	@echo "make test-older-transformers  the TRL trainer beside the older transformers of that environment (5 minutes)"
 	@echo "make test-vllm  generation by vLLM inside the trainer, in its own environment"
 	@echo "make bench      speed and memory of the probe and of a training step"
 	@echo "make lint       style and types"

@@ -9,6 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from poise.cli.convert import ConvertSettings
+from poise.cli.parse import parse_flags
+from poise.tasks import reward_of
+
 
 def test_a_file_there_and_back(poise: Callable, tmp_path: Path) -> None:
     rows = [{"prompt": f"{n} + 1 = ?", "solution": n + 1, "level": None if n else "easy"} for n in range(3)]
@@ -50,3 +54,20 @@ def test_refusals(poise: Callable, words: list[str], status: int, sentence: str)
     assert told.status == status, told
     assert sentence in told.err
     assert "Traceback" not in told.err
+
+
+ROOT = Path(__file__).parents[2]
+WRITTEN = [
+    line.split(" #")[0].split()[3:]
+    for page in ("docs/verl.md", "recipes/verl-qwen3-4b/README.md")
+    for line in (ROOT / page).read_text().splitlines()
+    if line.startswith("poise data convert ")
+]
+
+
+@pytest.mark.parametrize("words", WRITTEN, ids=" ".join)
+def test_the_commands_in_the_documentation_are_understood(words: list[str]) -> None:
+    source, target, *flags = words
+    parse_flags(ConvertSettings(), flags, "poise data convert")
+    assert target.endswith(".parquet")
+    assert Path(source).suffix in (".parquet", ".jsonl") or reward_of(source) == "math"

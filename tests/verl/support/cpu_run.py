@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +25,7 @@ _METRIC = re.compile(r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|nan)\)?
 
 
 def prepare(folder: Path, train: Mapping[str, int], test: Mapping[str, int], reward: str) -> None:
-    """The bundled model and so many prompts of each task, none of them twice, as verl wants them."""
-    shutil.copytree(bundled(), folder / "model")
+    """So many prompts of each task, none of them twice, as verl wants them."""
     for split, tasks in (("train", train), ("test", test)):
         rows = [row for task, size in tasks.items() for row in load_task(task, split, size=size)]
         questions = {str(row["prompt"]): row for row in rows}
@@ -37,7 +35,7 @@ def prepare(folder: Path, train: Mapping[str, int], test: Mapping[str, int], rew
 def overrides(data: Path, out: Path, steps: int, prompts: int, **settings: Any) -> list[str]:
     """Everything but the machine: data, sizes, two updates per step, dumps and checkpoints under `out`."""
     chosen = {
-        "actor_rollout_ref.model.path": data / "model",
+        "actor_rollout_ref.model.path": bundled(),
         "data.train_files": data / "train.parquet",
         "data.val_files": data / "test.parquet",
         "data.train_batch_size": prompts,
