@@ -1,7 +1,7 @@
 """Real runs on Ray with two FSDP2 ranks: the bundled model learns a real task although its run is killed.
 
-Two runs of the same seed, with two data sources and a verifier that fails now and then: one on one node, killed and
-resumed; one uninterrupted, on two Ray nodes.
+Two runs of the same seed and data, with two data sources and a verifier that fails now and then: one on one node,
+killed and resumed; one uninterrupted, on two Ray nodes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from cpu_run import Run, dumped, interval, overrides, prepare
 from cpu_settings import environment
 
 pytestmark = [pytest.mark.verl, pytest.mark.slow, pytest.mark.timeout(3000)]
-PROMPTS, STEPS, SAVED, KILLED, COMPARED = 64, 20, 4, 5, 7
-# Two data sources of very different size: a domain has its own probe only once it is warm.
-TASK, OTHER = "spell_backward", "chain_sum"
-TRAIN, HELD_OUT = {TASK: 3584, OTHER: 512}, {TASK: 256, OTHER: 16}
+PROMPTS, STEPS, SAVED, KILLED, COMPARED = 64, 16, 4, 5, 7
+TASKS = ("chain_sum", "spell_backward")
+TRAIN, HELD_OUT = 2048, 256  # prompts of each
 REWARD = f"{Path(__file__).parent}/support/failing.py:verify"
-# What the held-out accuracy must have gained over the run (sampled at temperature 1, one answer a prompt): more than
-# twice the standard error of the difference.
-GAIN = 0.08
+# What the held-out accuracy must have gained over the run (sampled at temperature 1, one answer a prompt, both tasks):
+# the gain that was measured, .38, less four standard errors of such a difference.
+GAIN = 0.25
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    prepare(folder, TRAIN, HELD_OUT, REWARD)
+    prepare(folder, dict.fromkeys(TASKS, TRAIN), dict.fromkeys(TASKS, HELD_OUT), REWARD)
     return folder
 
 
@@ -96,11 +95,13 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def test_held_out_accuracy_rises(killed: Killed) -> None:
-    name = f"val-core/{TASK}/acc/mean@1"
-    before, after = killed.metrics[0][name], killed.metrics[STEPS][name]
-    spread = math.hypot(interval(before, HELD_OUT[TASK]), interval(after, HELD_OUT[TASK]))
-    print(f"held-out accuracy {before:.3f} -> {after:.3f} (95% interval of the difference: {spread:.3f})")
-    assert after - before > GAIN
+    gains = []
+    for task in TASKS:
+        before, after = (killed.metrics[step][f"val-core/{task}/acc/mean@1"] for step in (0, STEPS))
+        spread = math.hypot(interval(before, HELD_OUT), interval(after, HELD_OUT))
+        print(f"{task}: held-out accuracy {before:.3f} -> {after:.3f} (95% interval of the difference: {spread:.3f})")
+        gains.append(after - before)
+    assert sum(gains) / len(gains) > GAIN
 
 
 def test_the_probe_credits_from_the_third_step_on(killed: Killed) -> None:
@@ -138,7 +139,6 @@ def test_failures_are_counted_and_never_learnt_from(killed: Killed) -> None:
         assert math.isfinite(metrics["critic/score/mean"])
     assert sum(killed.metrics[step]["poise/failed"] for step in range(1, STEPS + 1)) > STEPS
     assert killed.metrics[STEPS]["poise/validation_failed"] > 0
-    assert {f"val-core/{source}/acc/mean@1" for source in (TASK, OTHER)} <= set(killed.metrics[STEPS])
 
 
 def test_it_was_killed_between_two_checkpoints(killed: Killed) -> None:
