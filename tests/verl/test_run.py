@@ -27,7 +27,7 @@ pytest.importorskip("reasoning_gym")
 from cpu_run import Run, dumped, interval, overrides, prepare
 from cpu_settings import environment
 
-pytestmark = [pytest.mark.verl, pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.verl, pytest.mark.slow, pytest.mark.timeout(4000)]
 PROMPTS, STEPS, SAVED, KILLED, COMPARED = 64, 16, 4, 5, 7
 TASKS = ("chain_sum", "spell_backward")
 TRAIN, HELD_OUT = 2048, 256  # prompts of each

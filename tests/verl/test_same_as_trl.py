@@ -15,9 +15,10 @@ import torch.distributed as dist
 
 pytest.importorskip("verl")
 from capture_cases import Case, batch_of, engine_of
-from shared_rollouts import SOURCES, SPEC, STEPS, credited, rollouts_of_step, save_model
+from shared_rollouts import PROBES, SOURCES, SPEC, STEPS, credited, rollouts_of_step, save_model
+from verl.workers.utils.padding import response_from_nested
 
-from poise.core import Features, Rollouts
+from poise.core import Features, Rollouts, squared_score
 from poise.verl import engine as capturing
 from poise.verl.credit import BatchRows
 
@@ -48,7 +49,10 @@ def rollouts_by(engine: Any, step: int) -> Rollouts:
     names = (capturing.PROMPT, capturing.REASONING, capturing.ENTROPY)
     features = Features(*(torch.stack(list(output[name].unbind())) for name in names))
     rows = BatchRows.of([KEYS[row] for row in ORDER], [{}] * len(ORDER))
-    return rows.rollouts(rewards_B[ORDER], features, [SOURCES[row] for row in ORDER])
+    # As verl's driver cuts them out, before it stores them as the old log-probabilities.
+    log_probs = response_from_nested(output["log_probs"], batch["response_mask"]).to_padded_tensor(0)
+    scores_B = squared_score(log_probs, batch["response_mask"].to_padded_tensor(0))
+    return rows.rollouts(rewards_B[ORDER], features, [SOURCES[row] for row in ORDER], scores_B)
 
 
 def test_same_baselines_and_advantages(tmp_path: Path, one_rank: None) -> None:
@@ -62,11 +66,15 @@ def test_same_baselines_and_advantages(tmp_path: Path, one_rank: None) -> None:
 
     engine = engine_of(Case("packed", model="model"), str(tmp_path))
     from_verl = credited(lambda step: rollouts_by(engine, step))
-    for step in range(STEPS):
-        ours, theirs = from_verl[step], {name: value[ORDER] for name, value in from_trl[step].items()}
-        assert torch.equal(ours["domains_B"], theirs["domains_B"])
-        assert torch.equal(ours["from_probe_B"], theirs["from_probe_B"])
-        assert bool(ours["from_probe_B"].any()) == (step > 0), "the first step is cold, the others are not"
-        for name in ("baselines_B", "advantages_B", "predictions_B"):
-            torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=0, equal_nan=True)
-    assert from_verl[2]["predictions_B"].std() > 1e-2, "predictions that are all alike would prove nothing"
+    for probe in PROBES:
+        for step in range(STEPS):
+            ours = from_verl[probe][step]
+            theirs = {name: value[ORDER] for name, value in from_trl[probe][step].items()}
+            assert torch.equal(ours["domains_B"], theirs["domains_B"])
+            assert torch.equal(ours["from_probe_B"], theirs["from_probe_B"])
+            assert bool(ours["from_probe_B"].any()) == (step > 0), "the first step is cold, the others are not"
+            for name in ("baselines_B", "advantages_B", "predictions_B", "weights_B"):
+                torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=0, equal_nan=True)
+        assert ours["predictions_B"].nan_to_num(0).std() > 1e-2, "predictions that are all alike would prove nothing"
+    plain, weighted = (from_verl[probe][-1]["predictions_B"].nan_to_num(0) for probe in PROBES)
+    assert (plain - weighted).abs().max() > 1e-2, "the two probes differ"

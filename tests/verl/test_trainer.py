@@ -142,6 +142,23 @@ def test_the_probe_credits_with_the_siblings_prediction(queue: None) -> None:
     assert metrics["poise/probe_share"] == 1
 
 
+def test_four_rollouts_a_prompt(queue: None) -> None:
+    """Cold: the mean of the other rewards that exist; warm: the mean of the other three's predictions."""
+    trainer = trainer_of("poise.cold_start_rows=11", "poise.probe.alpha=1e-6", "poise.probe.clip=[0,1]")
+    rewards = [1.0, 0.0, 1.0, math.nan]
+    cold = put_batch({f"r_{j}_0": {"reward": reward} for j, reward in enumerate(rewards)})
+    advantages = stored(trainer._compute_advantage(cold, {}), "advantages")
+    assert [advantages[f"r_{j}_0"][0] for j in range(4)] == [1 - 1 / 2, 0 - 1, 1 - 1 / 2, 0]
+    lesson = {f"p{i}_{j}_0": {"reward": i / 8, "state": i / 8} for i in range(8) for j in range(2)}
+    trainer.estimator.buffers.clear()
+    trainer._compute_advantage(put_batch(lesson), {})
+    states = [0.125, 0.25, 0.5, 0.75]
+    warm = put_batch({f"q_{j}_0": {"reward": 1.0, "state": state} for j, state in enumerate(states)})
+    advantages = stored(trainer._compute_advantage(warm, {}), "advantages")
+    expected = [1 - (sum(states) - own) / 3 for own in states]
+    assert [advantages[f"q_{j}_0"][0] for j in range(4)] == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize(("mode", "divisor"), [("token-mean", 1), ("seq-mean-token-mean", 9)])
 def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str, divisor: int) -> None:
     aggregation = f"actor_rollout_ref.actor.loss_agg_mode={mode}"
@@ -221,6 +238,14 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
     other.estimator = ValueEstimator(other.settings.estimator, feature_identity(moved, depth=4))
     with pytest.raises(StateMismatchError, match="reasoning_layer: saved 2, now 3"):
         other._load_checkpoint()
+
+    fewer = trainer_of(local, "poise.cold_start_rows=8")
+    features = {**feature_identity(fewer.spec, depth=4), "features": ["prompt", "reasoning"]}
+    fewer.estimator = ValueEstimator(fewer.settings.estimator, features)
+    with pytest.raises(StateMismatchError, match=r"features: saved \['prompt', 'reasoning', 'entropy'\], now"):
+        fewer._load_checkpoint()
+    with pytest.raises(StateMismatchError, match="probe: saved"):
+        trainer_of(local, "poise.cold_start_rows=8", "poise.probe.sibling_reward=true")._load_checkpoint()
 
     # verl prunes old policies; the probe of a pruned one goes too.
     (tmp_path / "global_step_1" / "actor").rmdir()

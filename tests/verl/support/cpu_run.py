@@ -86,7 +86,7 @@ class Run:
         arguments: list[str],
         address: str | None = None,
         variables: Mapping[str, str] | None = None,
-        seconds: int = 1200,
+        seconds: int = 1800,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         nodes = 1 if address is None else 2

@@ -25,6 +25,7 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_memory_monitor_refresh_ms": "0",  # Ray would end its workers for what other programs take
         "RAY_worker_niceness": "0",  # Ray's 15 starves the workers wherever anything else computes
         "VERL_LOGGING_LEVEL": "WARN",
         "HYDRA_FULL_ERROR": "1",

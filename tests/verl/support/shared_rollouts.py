@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from poise.core import EstimatorConfig, ProbeConfig, Rollouts, StateSpec, ValueE
 STEPS, PER_PROMPT = 3, 2
 SPEC = StateSpec(prompt_layer=1, reasoning_layer=3, window=3, end_of_reasoning=END)
 SOURCES = ["math", "math", "code", "code"] * 2
-_ESTIMATOR = EstimatorConfig(
-    probe=ProbeConfig(prompt_components=2, reasoning_components=3, alpha=1.0), capacity=12, cold_start_rows=4
-)
+# As published; and fitted with the rollouts' squared scores, seeing the sibling's reward.
+_PUBLISHED = ProbeConfig(prompt_components=2, reasoning_components=3, alpha=1.0)
+PROBES = {"published": _PUBLISHED, "weighted": replace(_PUBLISHED, weights="score", sibling_reward=True)}
 
 
 def save_model(folder: Path) -> None:
@@ -40,12 +41,17 @@ def rollouts_of_step(step: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
     return [prompts[row - row % PER_PROMPT] for row in range(8)], responses, rewards_B
 
 
-def credited(rollouts_of: Callable[[int], Rollouts]) -> list[dict[str, Tensor]]:
-    """The steps one after the other through one estimator: what each was credited with, before it was learnt from."""
-    estimator, found = ValueEstimator(_ESTIMATOR, {}), []
-    for step in range(STEPS):
-        credit = estimator.credit(rollouts_of(step))
+def credited(rollouts_of: Callable[[int], Rollouts]) -> dict[str, list[dict[str, Tensor]]]:
+    """For each kind of probe the steps one after the other: what each was credited with, before it was learnt from."""
+    rollouts = [rollouts_of(step) for step in range(STEPS)]
+    return {name: _credited(rollouts, probe) for name, probe in PROBES.items()}
+
+
+def _credited(rollouts: list[Rollouts], probe: ProbeConfig) -> list[dict[str, Tensor]]:
+    estimator, found = ValueEstimator(EstimatorConfig(probe=probe, capacity=12, cold_start_rows=4), {}), []
+    for step in rollouts:
+        credit = estimator.credit(step)
         estimator.update(credit)
-        names = ("baselines_B", "advantages_B", "predictions_B", "domains_B", "from_probe_B")
+        names = ("baselines_B", "advantages_B", "predictions_B", "domains_B", "from_probe_B", "weights_B")
         found.append({name: getattr(credit, name) for name in names})
     return found

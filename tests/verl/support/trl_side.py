@@ -60,7 +60,7 @@ def rollouts_by(trainer: PoiseTrainer, step: int) -> Rollouts:
     prompts, responses, rewards_B = rollouts_of_step(step)
     prompt_ids, prompt_mask = padded(prompts, left=True)
     completion_ids, completion_mask = padded(responses, left=False)
-    features = trainer._extra_forward(
+    features, weights_B = trainer._extra_forward(
         {
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
@@ -69,7 +69,7 @@ def rollouts_by(trainer: PoiseTrainer, step: int) -> Rollouts:
         }
     )
     domains_B = trainer._domains([{"domain": source} for source in SOURCES], torch.device("cpu"))
-    return Rollouts(rewards_B, torch.arange(8) // trainer.num_generations, features, domains_B)
+    return Rollouts(rewards_B, torch.arange(8) // trainer.num_generations, features, domains_B, weights_B)
 
 
 if __name__ == "__main__":
