@@ -77,6 +77,12 @@ def test_a_test_file_of_its_own(tmp_path):
     assert load_task(str(tmp_path / "a.jsonl"), "test", **options)["prompt"][0] == "test"
 
 
+def test_a_wrong_option_names_the_nearest_of_the_field_map_or_of_the_file(file):
+    for wrong, meant in (("promt", "prompt"), ("test_fil", "test_file"), ("sistem", "system")):
+        with pytest.raises(ConfigError, match=f"no option '{wrong}'; did you mean '{meant}'"):
+            load_task(str(file), "train", **{wrong: "q"})
+
+
 def test_broken_json_names_the_line(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"prompt": "a\u2028b"}\n{"prompt": \n')

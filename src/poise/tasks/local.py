@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -54,25 +56,34 @@ def records_to_dataset(
     return to_dataset(rows)
 
 
+def with_field_map(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
+    """A task's `load` that takes `records_to_dataset`'s field map beside its own options, and gets it as `form`."""
+    own = [parameter for parameter in inspect.signature(load).parameters.values() if parameter.name != "form"]
+    mapping = inspect.signature(records_to_dataset).parameters.values()
+    fields = [parameter for parameter in mapping if parameter.kind is parameter.KEYWORD_ONLY]
+
+    @functools.wraps(load)
+    def loaded(*place: Any, **options: Any) -> Dataset:
+        form = {field.name: options.pop(field.name) for field in fields if field.name in options}
+        return load(*place, form=form, **options)
+
+    loaded.__signature__ = inspect.Signature([*own, *fields])  # pyright: ignore (read by inspect.signature)
+    return loaded
+
+
 def file_task(name: str, reward: str = "math") -> Task:
     """The task of a local file. Its rows are verified by "math" unless the user names another reward."""
 
+    @with_field_map
     def load(
         split: str,
         size: int | None,
         seed: int,
-        prompt: str = "prompt",
-        answer: str = "answer",
-        domain: str = "domain",
-        template: str = "plain",
-        chat: bool = False,
-        system: str | None = None,
-        keep: str | None = None,
         held_out: float = 0.1,
         test_file: str | None = None,
+        *,
+        form: Mapping[str, Any],
     ) -> Dataset:
-        fields = {"prompt": prompt, "answer": answer, "domain": domain, "template": template}
-        form = {**fields, "chat": chat, "system": system, "keep": keep}
         if test_file is not None:
             records = read_file(test_file if split == "test" else name)
             return draw(records_to_dataset(records, **form), size, seed)
@@ -86,6 +97,7 @@ def hub_task(name: str, reward: str = "math") -> Task:
     """The task of any dataset on the hub, "hub:owner/dataset", with a field map."""
     repository = name.removeprefix("hub:")
 
+    @with_field_map
     def load(
         split: str,
         size: int | None,
@@ -94,20 +106,12 @@ def hub_task(name: str, reward: str = "math") -> Task:
         revision: str | None = None,
         train: str = "train",
         test: str | None = None,
-        prompt: str = "prompt",
-        answer: str = "answer",
-        domain: str = "domain",
-        template: str = "plain",
-        chat: bool = False,
-        system: str | None = None,
-        keep: str | None = None,
         held_out: float = 0.1,
+        *,
+        form: Mapping[str, Any],
     ) -> Dataset:
-        fields = {"prompt": prompt, "answer": answer, "domain": domain, "template": template}
-        form = {**fields, "chat": chat, "system": system, "keep": keep}
         hub_split = test if split == "test" and test is not None else train
-        records = from_hub(repository, config, hub_split, revision)
-        dataset = records_to_dataset(records, **form)
+        dataset = records_to_dataset(from_hub(repository, config, hub_split, revision), **form)
         if test is None:
             dataset = to_dataset(split_by_hash(deduplicate(dataset), split, held_out))
         return draw(dataset, size, seed)
