@@ -61,3 +61,27 @@ def test_ranks_agree(settings: dict[str, Any], mode: str, tmp_path: Path) -> Non
     rows = settings["per_device_train_batch_size"] * 2 * settings.get("gradient_accumulation_steps", 1)
     batches = 4 // settings.get("num_iterations", 1)
     assert last["poise/buffer_rows"] == batches * rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"baseline": "critic", "num_generations": 1, "whiten_advantages": True, "gae_lambda": 0.9},
+        {"baseline": "tracker", "num_generations": 1, "whiten_advantages": True},
+        {"baseline": "shrinkage"},
+    ],
+    ids=["critic", "tracker", "shrinkage"],
+)
+def test_ranks_agree_without_a_probe(settings: dict[str, Any], tmp_path: Path) -> None:
+    first, second = run(tmp_path / "run", max_steps=3, per_device_train_batch_size=8, **settings)
+    for name in ("estimator", "meta", "weights", "critic"):
+        assert first[name] == second[name], name
+    assert (first["critic"] is not None) == (settings["baseline"] == "critic")
+    assert first["log"][-1]["poise/sampled_rollouts"] == 3 * 16
+
+
+@pytest.mark.slow
+def test_dynamic_sampling_over_ranks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="dynamic_sampling=True runs in one process only"):
+        run(tmp_path / "run", baseline="group-mean", dynamic_sampling=True, num_generations=4)
