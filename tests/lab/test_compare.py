@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planted_race import METHODS, plant
+from planted_race import METHODS, fill, plant
 from poise.errors import ConfigError
+from poise.lab import compare
 from poise.lab.compare_curves import area, crossing, table
 from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, race_runs, tuning_runs
 from poise.lab.compare_page import page, rollouts_text
@@ -208,3 +209,23 @@ def test_finished_runs_are_known_by_their_record_and_settings(tmp_path: Path) ->
     other = replace(done, settings=replace(done.settings, poise=replace(done.settings.poise, baseline="none")))
     with pytest.raises(ConfigError, match="was made with other settings"):
         is_finished(other)
+
+
+def test_what_is_finished_can_be_compared_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = CompareSettings(seeds=2, tuning_seeds=1, rollouts=512, out=str(tmp_path / "part"), resamples=50)
+    with pytest.raises(ConfigError, match="nothing to compare yet"):
+        compare.run(settings, finished=True)
+    methods = load_methods(settings)
+    for name, rate in (("poise", 6e-4), ("dapo", 1.5e-4)):
+        for tried in settings.learning_rates:
+            fill(make_run(settings, methods[name], TUNING, tried, 1000), [0.2, 0.6 if tried == rate else 0.3])
+        for seed in (0, 1):
+            fill(make_run(settings, methods[name], "race", rate, seed), [0.2, 0.4, 0.5 + (name == "poise") / 10])
+    fill(make_run(settings, methods["poise"], MATCHED, 6e-4, 0, 0.5), [0.2, 0.4, 0.5])  # the reference has none yet
+    assert compare.run(settings, finished=True) == 0
+    said = (tmp_path / "part" / "study.json").read_text()
+    assert "2 methods, 2 seeds each" in said
+    assert "ahead POISE" in said
+    assert "At the edge of the grid, so perhaps not at their best: POISE, DAPO" in said
+    assert "every update of one norm" not in said
+    assert "written to" in capsys.readouterr().out

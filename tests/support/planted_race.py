@@ -33,15 +33,20 @@ def plant(
         optimisation=replace(settings.optimisation, rollout_budget=budget),
         run=replace(settings.run, out=str(path)),
     )
-    run = RunFolder(path)
-    run.make()
-    run.write_settings(settings)
+    return fill(Run(arm, METHODS[method], rate, seed, settings), accuracies, norm, how)
+
+
+def fill(run: Run, accuracies: Sequence[float], norm: float = 0.5, how: str = "finished") -> Curve:
+    """Writes the folder of a planned run."""
+    folder = RunFolder(run.folder)
+    folder.make()
+    folder.write_settings(run.settings)
     ends = {"began": "2026-11-25T00:00:00+00:00", "ended": "2026-11-25T00:00:10+00:00", "how": how}
-    run.write_record({"sessions": [ends]})
+    folder.write_record({"sessions": [ends]})
     for step, accuracy in enumerate(accuracies):
-        run.evaluations.append({"step": step, "accuracy": accuracy})
+        folder.evaluations.append({"step": step, "accuracy": accuracy})
         if step:
             costs = {"rollouts": STEP * step, "tokens": 1000 * step, "seconds": 2.0 * step, "cpu_seconds": 1.5 * step}
             moves = {"grad_norm": 0.1, "entropy": 1.0 / step, "poise/update_norm": norm, "poise/kl_start": 0.01 * step}
-            run.metrics.append({"step": step, "updates": 2 * step, **costs, **moves})
-    return read_curve(Run(arm, METHODS[method], rate, seed, settings))
+            folder.metrics.append({"step": step, "updates": 2 * step, **costs, **moves})
+    return read_curve(run)

@@ -10,6 +10,7 @@ EPILOGUE = """
 options of the command itself:
   --quick              four methods, two seeds, one learning rate: about eight minutes on two cores; flags override it
   --dry-run            say what would run, and run nothing
+  --finished           start nothing; compare what has been finished so far
   --config FILE.toml   settings of the comparison from a file; flags override it
   --debug              show the traceback of an error
 
@@ -19,7 +20,7 @@ Each run is a folder that poise train wrote; run the same command again to resum
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
-    words = take_options(argv, valued=("--config",), switches=("--quick", "--dry-run"))
+    words = take_options(argv, valued=("--config",), switches=("--quick", "--dry-run", "--finished"))
     base = QUICK if "--quick" in words.options else CompareSettings()
     if "--help" in words.rest or "-h" in words.rest:
         return show_help(base, "poise lab compare", EPILOGUE)
@@ -32,4 +33,4 @@ def main(argv: list[str]) -> int:
         from poise.lab.compare import run
     except ImportError as error:
         raise ConfigError(f"a comparison needs TRL and matplotlib ({error}): pip install 'poise-rl[demo]'") from error
-    return run(settings, dry="--dry-run" in words.options)
+    return run(settings, dry="--dry-run" in words.options, finished="--finished" in words.options)

@@ -11,16 +11,18 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from poise.errors import ConfigError
 from poise.lab.compare_curves import Curve, read_curve, table
 from poise.lab.compare_methods import MATCHED, RACE, TUNING, Method, Run, load_methods, make_run, race_runs, tuning_runs
 from poise.lab.compare_page import page
-from poise.lab.compare_queue import finished_below, run_all
+from poise.lab.compare_queue import finished_below, is_finished, run_all
 from poise.lab.compare_settings import CompareSettings
-from poise.lab.compare_stats import best_rates, median_update_norm
+from poise.lab.compare_stats import best_rates, grouped, median_update_norm
 from poise.lab.study import Steps, show, write_study
 from poise.runs.folder import RunFolder
 
@@ -29,33 +31,36 @@ _TIMED_FROM = 100_000
 _TIMED_STEPS = 2
 
 
-def run(settings: CompareSettings, dry: bool = False) -> int:
+def run(settings: CompareSettings, dry: bool = False, finished: bool = False) -> int:
     """Makes the comparison, or what is missing of it; returns the exit status.
 
     Args:
         settings: what is compared.
         dry: only say what would run, and for how long.
+        finished: start nothing; compare what has been finished.
 
     Raises:
-        ConfigError: a setting or method is wrong, or a run failed.
+        ConfigError: a setting or method is wrong, a run failed, or nothing that is finished can be compared.
     """
     began, console = time.perf_counter(), Console()
     methods = load_methods(settings)
     jobs = settings.jobs or len(os.sched_getaffinity(0))
     rates = dict.fromkeys(methods, settings.learning_rates[0])
-    planned = _planned(settings, methods, rates)
-    _announce(console, settings, planned, jobs, dry)
+    if not finished:
+        _announce(console, settings, _planned(settings, methods, rates), jobs, dry)
     if dry:
         return 0
+    make = _finished if finished else partial(_make, console, jobs)
     curves: dict[str, list[Curve]] = {TUNING: [], RACE: [], MATCHED: []}
     tuning = tuning_runs(settings, methods)
     if tuning:
-        curves[TUNING] = _make(console, TUNING, tuning, jobs)
-        rates = best_rates(curves[TUNING])
-    curves[RACE] = _make(console, RACE, race_runs(settings, methods, rates), jobs)
+        curves[TUNING] = make(TUNING, tuning)
+        rates |= best_rates(curves[TUNING])
+    curves[RACE] = make(RACE, race_runs(settings, methods, rates))
+    refuse_incomparable(curves[RACE], settings)
     norm = median_update_norm(curves[RACE], settings.reference) if settings.matched else 0.0
     if norm:
-        curves[MATCHED] = _make(console, MATCHED, race_runs(settings, methods, rates, norm), jobs)
+        curves[MATCHED] = make(MATCHED, race_runs(settings, methods, rates, norm))
     study = page(curves, methods, settings, norm)
     _write_table(curves, settings.folder / "curves.parquet")
     write_study(study, settings.folder, settings, time.perf_counter() - began)
@@ -97,7 +102,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{max(1, round(seconds / 60))} minutes"
 
 
-def _make(console: Console, arm: str, runs: Sequence[Run], jobs: int) -> list[Curve]:
+def _make(console: Console, jobs: int, arm: str, runs: Sequence[Run]) -> list[Curve]:
     """Makes the runs of one arm, and reads them."""
     with Steps(console).step(f"{arm} of {len({run.method.name for run in runs})} methods", len(runs)) as advance:
 
@@ -108,6 +113,23 @@ def _make(console: Console, arm: str, runs: Sequence[Run], jobs: int) -> list[Cu
 
         run_all(runs, jobs, finished)
     return [read_curve(run) for run in runs]
+
+
+def _finished(arm: str, runs: Sequence[Run]) -> list[Curve]:
+    """The runs of one arm that are finished."""
+    return [read_curve(run) for run in runs if is_finished(run)]
+
+
+def refuse_incomparable(curves: Sequence[Curve], settings: CompareSettings) -> None:
+    """Raises ConfigError unless the reference and another method have finished a seed in common."""
+    seeds = {name: {curve.run.seed for curve in found} for name, found in grouped(curves).items()}
+    common = set.intersection(*seeds.values()) if seeds else set()
+    if settings.reference not in seeds or not common:
+        listed = ", ".join(f"{name}: {len(found)}" for name, found in seeds.items()) or "none"
+        raise ConfigError(
+            f"nothing to compare yet in {settings.folder}: no seed has been finished by the reference, "
+            f"{settings.reference}, and every method that has finished any (finished seeds: {listed})"
+        )
 
 
 def _line(run: Run) -> str:
@@ -121,6 +143,6 @@ def _write_table(curves: Mapping[str, Sequence[Curve]], path: Path) -> None:
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pyarrow.parquet.write_table(pyarrow.table(table([run for arm in curves.values() for run in arm])), partial)
-    os.replace(partial, path)
+    unfinished = path.with_suffix(".partial")
+    pyarrow.parquet.write_table(pyarrow.table(table([run for arm in curves.values() for run in arm])), unfinished)
+    os.replace(unfinished, path)

@@ -32,7 +32,7 @@ def page(
     curves: Mapping[str, Sequence[Curve]], methods: Mapping[str, Method], settings: CompareSettings, norm: float
 ) -> Study:
     """Tables, pictures and sentences from the curves of the arms "tuning", "race" and "matched"."""
-    found = {arm: _standings(curves[arm], settings) for arm in (RACE, MATCHED) if curves[arm]}
+    found = {arm: standing for arm in (RACE, MATCHED) if (standing := _standings(curves[arm], settings))}
     titles = {name: method.title for name, method in methods.items()}
     shown = [standings_table(found[arm], titles, _ARMS[arm]) for arm in found]
     shown += [costs_table(curves[RACE], titles), steps_table(curves[RACE], titles)]

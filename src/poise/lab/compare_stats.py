@@ -59,7 +59,7 @@ class Standing:
 
 
 def standings(curves: Sequence[Curve], reference: str, final: int, resamples: int, seed: int = 0) -> list[Standing]:
-    """One standing per method, on the seeds that all methods have finished.
+    """One standing per method, on the seeds that all methods have finished; none if there is no such seed.
 
     Args:
         curves: of one arm.
@@ -69,6 +69,8 @@ def standings(curves: Sequence[Curve], reference: str, final: int, resamples: in
         seed: of the resampling.
     """
     by_method = grouped(curves)
+    if reference not in by_method:
+        return []
     seeds = sorted(set.intersection(*({curve.run.seed for curve in runs} for runs in by_method.values())))
     if not seeds:
         return []
