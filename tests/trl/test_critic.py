@@ -120,6 +120,17 @@ def test_whitened_tokens(tmp_path: Path) -> None:
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in logged(trainer))
 
 
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"model": "bfloat16"}], ids=["autocast", "bf16 policy"])
+def test_the_critic_keeps_its_precision(settings: dict[str, Any], tmp_path: Path) -> None:
+    if "model" in settings:
+        settings = {"model": tiny_policy.model().bfloat16()}
+    trainer, seen = watched(tmp_path, max_steps=2, **settings)
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer._critic.critic.parameters()} == {torch.float32}
+    assert seen[-1]["valued"].values_BT.dtype == torch.float32
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in logged(trainer))
+
+
 def test_failed_rewards_teach_the_critic_nothing(tmp_path: Path) -> None:
     def half(completions: list[Any], target: list[str], **columns: Any) -> list[float]:
         rewards = tiny_policy.reward(completions, target)

@@ -26,11 +26,11 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Critic(nn.Module):
-    """The policy's decoder with a linear head; the head starts at zero, so that the first values are zero."""
+    """The policy's decoder with a linear head, in float32; the head starts at zero, and so do the values."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
-        self.trunk = copy.deepcopy(policy.get_decoder())
+        self.trunk = copy.deepcopy(policy.get_decoder()).float()
         weight = next(self.trunk.parameters())
         self.head = nn.Linear(policy.config.get_text_config().hidden_size, 1, device=weight.device)
         nn.init.zeros_(self.head.weight)
