@@ -102,7 +102,7 @@ def calibration(runs: Sequence[RunData]) -> Figure | None:
     axes.set_title("Calibration of the baseline")
     axes.set_ylabel("mean reward")
     counts.set_ylabel("rollouts")
-    counts.set_xlabel("baseline predicted from the other rollouts of the prompt")
+    counts.set_xlabel("baseline, predicted without the rollout itself")
     draw.legend(axes, True)
     return figure
 

@@ -22,9 +22,8 @@ CAPTIONS = {
     "reward": "What the rollouts of each step earned, and what the probe predicted before it saw their rewards.",
     "variance": "Below 1, the baseline removes variance from the policy gradient; at 1 it might as well not be there.",
     "calibration": "Each point is a tenth of all rollouts, ordered by baseline, with its 95% interval. On the dotted "
-    "line, predictions mean what they say. Baselines come from the other rollouts of the prompt, so no rollout is "
-    "compared with itself.",
-    "error": "Against what the siblings earned in the same step: noisy, since one reward stands for a pass rate.",
+    "line, predictions mean what they say. No baseline knows its own rollout, so none is compared with itself.",
+    "error": "Against what the same step earned: noisy, since one reward stands for a pass rate.",
     "tracking": "Every few steps, against the mean of fresh rollouts of each of the step's prompts, drawn from the "
     "policy that made the step. The dotted line is the correlation that the true pass rates would reach with them.",
     "grad_norm": "Spikes say that a few rollouts drive the update.",
