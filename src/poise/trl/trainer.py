@@ -232,29 +232,21 @@ class PoiseTrainer(GRPOTrainer):
         return clean_BF
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        is_training = self.model.training
-        generate, kept_B = super()._generate_and_score_completions, None
-        self._sample_fresh(inputs if is_training and self._dynamic is None else [])
-        captured: list[Captured] = []
-        if is_training and self.capture_mode == "old":
-            self._on_capture = captured.append
-        try:
-            if is_training and self._dynamic is not None:
-                filled = self._dynamic.fill(inputs, generate)
-                inputs, output, self._rewards_B, kept_B = filled.inputs, filled.output, filled.rewards_B, filled.kept_B
-                self._note(filled.metrics)
-            else:
-                output = generate(inputs)
-        finally:
-            self._on_capture = None
-        if not is_training:
+        if not self.model.training:
+            output = super()._generate_and_score_completions(inputs)
             self._log_columns([torch.nan] * len(self._rewards_B), [torch.nan] * len(self._rewards_B))
             return output
+        captured: list[Captured] = []
+        if self.capture_mode == "old":
+            self._on_capture = captured.append
+        try:
+            inputs, output, filler_B = self._sampled(inputs)
+        finally:
+            self._on_capture = None
         rows = len(output["advantages"])
         row_B = torch.arange(rows, device=output["advantages"].device) + rows * self.accelerator.process_index
         domains_B = self._domains(inputs, row_B.device)
-        left_B = self._rewards_B[row_B].isnan()
-        self._leave_out(output, left_B if kept_B is None else left_B | ~kept_B)
+        self._leave_out(output, self._rewards_B[row_B].isnan() | filler_B)
         if self.capture_mode == "train":  # credited in `_compute_loss`, whose forward pass sees the states
             output |= {"poise_row": row_B, "poise_reward": self._rewards_B[row_B], "poise_domain": domains_B}
             output["advantages"] = torch.full_like(output["advantages"], torch.nan)
@@ -284,9 +276,21 @@ class PoiseTrainer(GRPOTrainer):
         self._close_window(credit, advantages_B)
         return output
 
+    def _sampled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any], Tensor]:
+        """The batch to train on: its dataset rows, what TRL made of them, and which rollouts only fill it."""
+        generate = super()._generate_and_score_completions
+        if self._dynamic is None:
+            self._sample_fresh(inputs)
+            output = generate(inputs)
+            return inputs, output, torch.zeros_like(output["advantages"], dtype=torch.bool)
+        filled = self._dynamic.fill(inputs, generate)
+        self._rewards_B = filled.rewards_B
+        self._note(filled.metrics)
+        return filled.inputs, filled.output, ~filled.kept_B
+
     def _sample_fresh(self, inputs: list[dict[str, Any]]) -> None:
         """Fresh rollouts of the batch's prompts, from the policy that is about to sample the batch."""
-        found = self.fresh_values(inputs) if self.fresh_values is not None and inputs else None
+        found = self.fresh_values(inputs) if self.fresh_values is not None else None
         if found is not None:
             self._fresh_B2 = self.accelerator.gather(found.tensor(self.accelerator.device))
             self._metrics["train"]["poise/track_rollouts"].append(float(found.rollouts))
