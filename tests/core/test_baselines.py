@@ -21,6 +21,7 @@ from poise.core.baselines import (
     other_prompts,
     prompt_value,
     shrinkage,
+    siblings_or_own,
 )
 
 NAN = math.nan
@@ -82,6 +83,8 @@ def test_the_registry_names_each_baseline() -> None:
         "shrinkage": shrinkage,
         "tracker": prompt_value,
         "critic": prompt_value,
+        "prompt-probe": siblings_or_own,
+        "auto": cross_rollout,
         "group-mean": group_mean,
         "none": none,
     }

@@ -422,6 +422,112 @@ def test_a_domain_without_usable_rows_is_no_error() -> None:
     assert credit.from_probe_B.all()
 
 
+# --- the prompt's own probe, and the combination --------------------------------------------------------------------
+
+
+def test_single_rollouts_are_credited_from_their_prompt_s_state() -> None:
+    estimator = estimator_of(baseline="prompt-probe")
+    shares = []
+    for seed in range(3):
+        batch = batch_of(16, 1, seed)
+        credit = estimator.credit(batch)
+        shares.append(float(credit.from_probe_B.float().mean()))
+        metrics = estimator.update(credit)
+    assert shares == [0.0, 1.0, 1.0]
+    assert len(estimator.buffers[0]) == 48
+    assert probe_of(estimator).head is None
+    assert metrics["pearson"] > 0.3  # the batch's rewards follow the prompt's state
+    assert torch.equal(credit.baselines_B, credit.predictions_B)
+
+
+def test_siblings_share_the_prompt_s_prediction() -> None:
+    """Fitted on every rollout's own reward, weighted; the states of both rollouts of a prompt are the same here."""
+    estimator = estimator_of(2, baseline="prompt-probe")
+    pairs = estimator.buffers[0].pairs
+    wanted = fit_probe(pairs.features, pairs.targets_B, PROBE, own_weights_B=torch.ones(len(pairs)))
+    batch = batch_of(4, seed=9)
+    torch.testing.assert_close(estimator.credit(batch).baselines_B, wanted.predict_prompt(batch.features))
+
+
+def test_the_combination_starts_as_leave_one_out_and_moves_to_the_probe() -> None:
+    estimator, shares = estimator_of(baseline="auto", capacity=512), []
+    for seed in range(8):
+        batch = batch_of(32, seed=seed)
+        credit = estimator.credit(batch)
+        if seed == 0:
+            assert torch.equal(credit.baselines_B, batch.rewards_B.view(-1, 2).flip(1).flatten())
+        metrics = estimator.update(credit)
+        shares.append([metrics[f"mix_{name}"] for name in ("leave_one_out", "other_prompts", "probe", "prompt_probe")])
+    assert shares[0] == [1.0, 0.0, 0.0, 0.0]
+    for share in shares:
+        assert sum(share) == pytest.approx(1)
+    assert shares[-1][2] + shares[-1][3] > 0.7
+    errors = (batch.rewards_B[:, None] - credit.candidates_BC).square().mean(0)
+    assert float(credit.advantages_B.square().mean()) < 1.05 * float(errors.min())
+
+
+def test_a_new_domain_starts_from_leave_one_out_whatever_others_have_learnt() -> None:
+    estimator = estimator_of(baseline="auto")
+    for seed in range(4):
+        estimator.update(estimator.credit(batch_of(16, seed=seed, domain="math")))
+    new = batch_of(4, seed=9, domain="code")
+    credit = estimator.credit(joined([batch_of(4, seed=8, domain="math"), new]))
+    assert torch.equal(credit.baselines_B[8:], new.rewards_B.view(-1, 2).flip(1).flatten())
+    assert not torch.equal(credit.baselines_B[:8], credit.candidates_BC[:8, 0])
+
+
+@pytest.mark.parametrize("baseline", ["auto", "prompt-probe", "probe"])
+def test_what_reads_states_needs_them(baseline: str) -> None:
+    with pytest.raises(ConfigError, match=f"baseline='{baseline}' needs features"):
+        estimator_of(baseline=baseline).credit(replace(batch_of(2), features=None))
+
+
+def test_failed_siblings_leave_the_combination_s_other_candidates() -> None:
+    estimator = estimator_of(3, baseline="auto")
+    credit = estimator.credit(with_rewards(without_features(batch_of(3), [2]), {0: NAN, 2: NAN}))
+    assert credit.candidates_BC[1, 0].isnan()  # its sibling has no reward
+    assert credit.candidates_BC[3, [0, 2]].isnan().all()  # nor has this one's, or states
+    assert credit.used_B.tolist() == [False, True, False, True, True, True]
+
+
+# --- the penalty ----------------------------------------------------------------------------------------------------
+
+
+def test_the_penalty_is_the_one_that_erred_least_before_it_learnt() -> None:
+    """By plain loops: every batch is predicted under each penalty by the probe of the batches before it."""
+    config = replace(PROBE, alpha=None, sibling_reward=True)
+    estimator, errors = estimator_of(probe=config, capacity=512), [0.0] * len(config.alphas)
+    for seed in range(6):
+        batch = batch_of(8, seed=seed)
+        credit = estimator.credit(batch)
+        if seed:
+            values_BA = probe_of(estimator).predict_all(credit.features)
+            for place in range(len(errors)):
+                squared = [
+                    (float(y) - float(g)) ** 2 for y, g in zip(credit.targets_B, values_BA[:, place], strict=True)
+                ]
+                errors[place] = 0.9 * errors[place] + sum(squared)
+        metrics = estimator.update(credit)
+    best = errors.index(min(errors))
+    assert metrics["alpha"] == config.alphas[best]
+    assert probe_of(estimator).head.choice == best
+
+
+def test_noise_calls_for_a_heavy_penalty_and_signal_for_a_light_one() -> None:
+    config, chosen = replace(PROBE, alpha=None), []
+    for noise in (0.0, 1.0):
+        estimator = estimator_of(probe=config, capacity=512)
+        for seed in range(8):
+            batch = batch_of(8, seed=seed)
+            signal_B = batch.features.prompt_BH[:, 0]
+            draw = torch.randn(16, generator=torch.Generator().manual_seed(seed))
+            metrics = estimator.update(
+                estimator.credit(replace(batch, rewards_B=(1 - noise) * signal_B + noise * draw))
+            )
+        chosen.append(metrics["alpha"])
+    assert chosen[0] <= 10 < 1000 <= chosen[1]
+
+
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
@@ -443,6 +549,19 @@ def test_every_process_holds_the_main_one_s_probe() -> None:
             estimator.update(credit)
     assert credits[1].from_probe_B.all()
     assert len(sent) == 3
+
+
+def test_every_process_combines_alike() -> None:
+    sent: list[Any] = []
+    config = EstimatorConfig("auto", replace(PROBE, alpha=None), capacity=64, cold_start_rows=8)
+    main = ValueEstimator(config, is_main=True, broadcast=lambda value: (sent.append(value), value)[1])
+    other = ValueEstimator(config, is_main=False, broadcast=lambda value: sent.pop(0))
+    for seed in range(4):
+        credits = [estimator.credit(batch_of(8, seed=seed)) for estimator in (main, other)]
+        assert torch.equal(credits[0].baselines_B, credits[1].baselines_B)
+        metrics = [estimator.update(credit) for estimator, credit in zip((main, other), credits, strict=True)]
+        assert metrics[0]["mix_probe"] == metrics[1]["mix_probe"]
+    assert not sent
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,8 +139,8 @@ def test_a_row_of_weight_two_counts_as_two_rows(head: str) -> None:
     weights_B = torch.ones(30).double()
     weights_B[:10] = 2
     fit = {"ridge": fit_ridge, "logistic": fit_logistic}[head]
-    weighted = fit(design_BK, targets_B, 1.0, 0.0, 1.0, weights_B)
-    repeated = fit(torch.cat([design_BK, design_BK[:10]]), torch.cat([targets_B, targets_B[:10]]), 1.0, 0.0, 1.0)
+    weighted = fit(design_BK, targets_B, (1.0,), 0.0, 1.0, weights_B)
+    repeated = fit(torch.cat([design_BK, design_BK[:10]]), torch.cat([targets_B, targets_B[:10]]), (1.0,), 0.0, 1.0)
     torch.testing.assert_close(weighted.weights_K, repeated.weights_K)
     assert weighted.intercept == pytest.approx(repeated.intercept)
 
@@ -152,13 +153,22 @@ def test_weights_of_no_spread_change_nothing() -> None:
         torch.testing.assert_close(fit_probe(fit, targets_B, ProbeConfig(), weights_B=weights_B).predict(new), plain_B)
 
 
-def test_logistic_goes_on_from_the_last_head_in_a_step_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    design_BK = torch.randn(400, 6).double()
-    targets_B = (design_BK[:, 0] + torch.randn(400) > 0).double()
-    cold = fit_logistic(design_BK, targets_B, 1.0, 0.0, 1.0)
-    monkeypatch.setattr(heads, "_MAX_NEWTON_STEPS", 2)  # more would warn, and a warning is an error here
-    warm = fit_logistic(design_BK, targets_B, 1.0, 0.0, 1.0, start=cold)
-    torch.testing.assert_close(warm.weights_K, cold.weights_K, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("fit", [fit_ridge, fit_logistic])
+@pytest.mark.parametrize("rows", [60, 5])
+def test_several_penalties_equal_as_many_fits(fit: Any, rows: int) -> None:
+    design_BK, targets_B = torch.randn(rows, 8).double(), torch.rand(rows).double()
+    alphas = (3.0, 0.1, 100.0)
+    together = fit(design_BK, targets_B, alphas, 0.0, 1.0)
+    for choice, alpha in enumerate(alphas):
+        alone = fit(design_BK, targets_B, (alpha,), 0.0, 1.0)
+        chosen = replace(together, choice=choice)
+        torch.testing.assert_close(chosen.weights_K, alone.weights_K, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(chosen.predict(design_BK), together.predict_all(design_BK)[:, choice])
+
+
+def test_constant_rewards_have_a_head_for_each_penalty() -> None:
+    head = fit_logistic(torch.randn(9, 2).double(), torch.ones(9).double(), (1.0, 10.0), 0.0, 1.0)
+    assert head.predict_all(torch.randn(4, 2)).tolist() == [[1.0, 1.0]] * 4
 
 
 def test_logistic_in_the_dual_is_stationary() -> None:
@@ -166,7 +176,7 @@ def test_logistic_in_the_dual_is_stationary() -> None:
     draw = torch.Generator().manual_seed(3)
     design_BK = torch.randn(15, 40, generator=draw).double()
     share_B = torch.rand(15, generator=draw).double()
-    head = fit_logistic(design_BK, share_B, 2.0, 0.0, 1.0)
+    head = fit_logistic(design_BK, share_B, (2.0,), 0.0, 1.0)
     residual_B = (design_BK @ head.weights_K + head.intercept).sigmoid() - share_B
     torch.testing.assert_close(
         design_BK.T @ residual_B + 2.0 * head.weights_K, torch.zeros(40).double(), atol=1e-5, rtol=0
@@ -176,14 +186,14 @@ def test_logistic_in_the_dual_is_stationary() -> None:
 
 def test_logistic_scales_with_the_rewards() -> None:
     design_BK, share_B = torch.randn(60, 4).double(), torch.rand(60).double()
-    unit = fit_logistic(design_BK, share_B, 1.0, 0.0, 1.0).predict(design_BK)
-    wide = fit_logistic(design_BK, share_B * 53 - 3, 1.0, -3.0, 50.0).predict(design_BK)
+    unit = fit_logistic(design_BK, share_B, (1.0,), 0.0, 1.0).predict(design_BK)
+    wide = fit_logistic(design_BK, share_B * 53 - 3, (1.0,), -3.0, 50.0).predict(design_BK)
     torch.testing.assert_close(wide, unit * 53 - 3)
 
 
 def test_logistic_separable_rewards_stay_finite() -> None:
     design_BK = torch.tensor([[-3.0], [-2.0], [2.0], [3.0]]).double() * 1e3
-    head = fit_logistic(design_BK, torch.tensor([0.0, 0.0, 1.0, 1.0]).double(), 1e-3, 0.0, 1.0)
+    head = fit_logistic(design_BK, torch.tensor([0.0, 0.0, 1.0, 1.0]).double(), (1e-3,), 0.0, 1.0)
     torch.testing.assert_close(head.predict(design_BK), torch.tensor([0.0, 0.0, 1.0, 1.0]).double(), atol=0.02, rtol=0)
 
 
@@ -199,13 +209,13 @@ def test_logistic_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(heads, "_MAX_NEWTON_STEPS", 1)
     design_BK = torch.randn(50, 3).double()
     with pytest.warns(UserWarning, match="not converged after 1 Newton steps"):
-        fit_logistic(design_BK, (design_BK[:, 0] > 0).double(), 1e-3, 0.0, 1.0)
+        fit_logistic(design_BK, (design_BK[:, 0] > 0).double(), (1e-3,), 0.0, 1.0)
 
 
 def test_weighted_ridge_by_hand() -> None:
     """x = -1, 0, 2 with weights 2, 1, 1: means 0 and 2, slope (2·1·1 + 0 + 1·2·4) / (2 + 4 + 4) = 1 at alpha 4."""
     design_BK, weights_B = torch.tensor([[-1.0], [0.0], [2.0]]).double(), torch.tensor([2.0, 1.0, 1.0]).double()
-    head = fit_ridge(design_BK, torch.tensor([1.0, 0.0, 6.0]).double(), 4.0, 0.0, 6.0, weights_B)
+    head = fit_ridge(design_BK, torch.tensor([1.0, 0.0, 6.0]).double(), (4.0,), 0.0, 6.0, weights_B)
     torch.testing.assert_close(head.weights_K, torch.tensor([1.0]).double())
     assert head.intercept == pytest.approx(2.0)
 
@@ -213,7 +223,7 @@ def test_weighted_ridge_by_hand() -> None:
 def test_ridge_by_hand() -> None:
     """x = -1, 0, 1; y = 0, 1, 5: slope 5 / (2 + 3) = 1 at alpha 3, intercept 2."""
     head = fit_ridge(
-        torch.tensor([[-1.0], [0.0], [1.0]]).double(), torch.tensor([0.0, 1.0, 5.0]).double(), 3.0, 0.0, 5.0
+        torch.tensor([[-1.0], [0.0], [1.0]]).double(), torch.tensor([0.0, 1.0, 5.0]).double(), (3.0,), 0.0, 5.0
     )
     torch.testing.assert_close(head.weights_K, torch.tensor([1.0]).double())
     assert head.intercept == pytest.approx(2.0)

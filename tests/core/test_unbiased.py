@@ -8,6 +8,7 @@ batch is credited.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -133,6 +134,16 @@ def refit_first(warm: ValueEstimator, batch: Rollouts) -> Credit:
     return copy.credit(batch)
 
 
+def mixed_with_hindsight(warm: ValueEstimator, batch: Rollouts) -> Credit:
+    """Planted mistake: the combination's weights come from the errors on the very batch that is credited."""
+    copy = copy_of(warm)
+    credit = copy.credit(batch)
+    assert credit.candidates_BC is not None
+    copy.mixture.records.clear()
+    copy.mixture.learn(credit.candidates_BC, credit.rewards_B, credit.weights_B, credit.domains_B)
+    return copy.credit(batch)
+
+
 Crediting = Callable[[ValueEstimator, Rollouts], Credit]
 
 
@@ -192,6 +203,19 @@ def test_shrinkage_is_exact_and_a_target_with_the_own_reward_is_not(size: int) -
         assert relative_error(expected_among_others(estimator("none"), size, drawn_to_the_whole_batch)) > 0.01
 
 
+@pytest.mark.parametrize("form", ["paper", "all"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("baseline", ["auto", "prompt-probe"])
+def test_the_prompt_s_probe_and_the_combination_are_exact(baseline: str, size: int, form: str) -> None:
+    warm = estimator(baseline, form=form)
+    assert relative_error(expected_among_others(warm, size)) < 1e-6
+
+
+def test_a_combination_weighted_with_hindsight_is_rejected() -> None:
+    assert relative_error(expected_over_batches(crossed, "paper", "auto")) < 1e-6
+    assert relative_error(expected_over_batches(mixed_with_hindsight, "paper", "auto")) > 0.02
+
+
 def test_cold_probe_falls_back_to_an_exact_gradient() -> None:
     assert relative_error(expected_gradient(estimator(steps=0), 2)) < 1e-6
 
@@ -226,9 +250,9 @@ def test_absent_features_of_some_actions_leave_the_gradient_exact() -> None:
     assert relative_error(expected_gradient(warm, 2, with_holes)) < 1e-6
 
 
-def expected_over_batches(crediting: Crediting, form: str = "paper") -> Tensor:
+def expected_over_batches(crediting: Crediting, form: str = "paper", baseline: str = "probe") -> Tensor:
     """The same expectation over whole batches (81 of them): what matters once a probe mixes the prompts of a batch."""
-    warm = estimator(form=form)
+    warm = estimator(baseline, form=form)
     total_D = torch.zeros(PARAMETERS, dtype=torch.float64)
     for actions in itertools.product(range(ACTIONS), repeat=2 * PROMPTS):
         actions_PG = torch.tensor(actions).reshape(PROMPTS, 2)
@@ -336,6 +360,9 @@ def test_the_weighted_oracle_has_the_least_variance_and_the_weighted_probe_comes
 # --- independence, bit for bit --------------------------------------------------------------------------------------
 
 
+kept_estimator = functools.cache(estimator)  # crediting changes nothing
+
+
 def changed(batch: Rollouts, row: int, seed: int, reward: float, absent: bool) -> Rollouts:
     """The batch with another response at `row`: other reward, other states."""
     assert batch.features is not None
@@ -374,7 +401,7 @@ def test_a_rollout_never_moves_its_own_baseline(
     rewards_B = batch.rewards_B.clone()
     rewards_B[[row for row in failed if row < len(rewards_B)]] = torch.nan
     batch = replace(batch, rewards_B=rewards_B)
-    warm = estimator(baseline, steps, form)
+    warm = kept_estimator(baseline, steps, form)
     row = seed % len(rewards_B)
     before, after = warm.credit(batch), warm.credit(changed(batch, row, seed, reward, absent))
     assert before.baselines_B[row].view(torch.int32) == after.baselines_B[row].view(torch.int32)

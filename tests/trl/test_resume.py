@@ -86,7 +86,7 @@ def test_a_checkpoint_holds_only_tensors_and_json(tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
     trainer.train()
     state = load_state(tmp_path / "checkpoint-2" / STATE_FILE)
-    assert state["meta"]["schema"] == 2
+    assert state["meta"]["schema"] == 3
     assert json.loads(json.dumps(state["meta"])) == state["meta"]
     assert state["meta"]["version"] == 2
 

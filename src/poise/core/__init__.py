@@ -8,9 +8,9 @@ credit = estimator.credit(Rollouts(rewards_B, groups_B, features))
 estimator.update(credit)
 """
 
-from poise.core.baselines import BASELINES, NEED_SIBLINGS, BaselineName
-from poise.core.diagnostics import calibration, prediction_metrics, variance_ratio
-from poise.core.estimator import EstimatorConfig, ValueEstimator, credit_metrics, value_metrics
+from poise.core.baselines import BASELINES, NEED_SIBLINGS, READ_STATES, BaselineName
+from poise.core.diagnostics import calibration, credit_metrics, prediction_metrics, value_metrics, variance_ratio
+from poise.core.estimator import EstimatorConfig, ValueEstimator
 from poise.core.features import Features
 from poise.core.probe import Probe, ProbeConfig, fit_probe
 from poise.core.returns import gae, whiten
@@ -26,6 +26,7 @@ from poise.core.trees import load_state, map_tensors, save_state
 __all__ = [
     "BASELINES",
     "NEED_SIBLINGS",
+    "READ_STATES",
     "BaselineName",
     "Credit",
     "EstimatorConfig",

@@ -4,8 +4,8 @@ All take and return (P, G) tensors: P prompts, G rollouts of each. NaN marks wha
 features, a probe not yet fitted. NaN in the result means that no baseline of this kind exists for the rollout.
 
 A baseline b_i keeps the policy gradient E[(r_i - b_i) ∇log π(y_i|x)] unbiased exactly when it is independent of y_i
-given x (paper equations 6-7). `cross_rollout`, `leave_one_out`, `shrinkage`, `prompt_value`, `other_prompts`
-and `none` are; `group_mean` is not quite: it contains r_i, which shrinks the gradient by (G-1)/G.
+given x (paper equations 6-7). All here are (`siblings_or_own` where the prediction is from the prompt alone), except
+`group_mean`, not quite: it contains r_i, which shrinks the gradient by (G-1)/G.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BaselineName = Literal["probe", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"]
+BaselineName = Literal[
+    "probe", "prompt-probe", "auto", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"
+]
 Baseline = Callable[[Float[Tensor, "P G"], Float[Tensor, "P G"]], Float[Tensor, "P G"]]
 
 
@@ -151,14 +153,29 @@ def none(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"])
     return torch.zeros_like(rewards_PG)
 
 
-def other_prompts(rewards_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """Mean reward of all rollouts of the *other* prompts: the last resort, where no sibling says anything.
+def siblings_or_own(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+    """What is predicted from the prompt's state alone: the mean of what the siblings' forward passes say of it.
+
+    It is a function of the prompt, so a rollout without siblings takes its own.
+
+    >>> siblings_or_own(torch.zeros(2, 2), torch.tensor([[0.5, 0.25], [0.75, torch.nan]])).tolist()
+    [[0.25, 0.5], [0.75, 0.75]]
+    """
+    return first_known(mean_of_others(predictions_PG), predictions_PG)
+
+
+def other_prompts(
+    rewards_PG: Float[Tensor, "P G"], weights_PG: Float[Tensor, "P G"] | None = None
+) -> Float[Tensor, "P G"]:
+    """Mean reward of all rollouts of the *other* prompts, weighted if weights are given: the last resort.
 
     >>> other_prompts(torch.tensor([[1.0, torch.nan], [0.0, 1.0]])).tolist()
     [[0.5, 0.5], [1.0, 1.0]]
     """
-    sum_P, count_P = rewards_PG.nan_to_num(0.0).sum(1), (~rewards_PG.isnan()).sum(1).to(rewards_PG)
-    mean_P = _sum_of_others(sum_P) / _known(_sum_of_others(count_P))
+    share_PG = torch.ones_like(rewards_PG) if weights_PG is None else weights_PG.to(rewards_PG)
+    share_PG = torch.where(rewards_PG.isnan(), 0.0, share_PG)
+    sum_P = (rewards_PG.nan_to_num(0.0) * share_PG).sum(1)
+    mean_P = _sum_of_others(sum_P) / _known(_sum_of_others(share_PG.sum(1)))
     return mean_P[:, None].expand_as(rewards_PG)
 
 
@@ -184,8 +201,12 @@ BASELINES: dict[BaselineName, Baseline] = {
     "shrinkage": shrinkage,
     "tracker": prompt_value,
     "critic": prompt_value,
+    "prompt-probe": siblings_or_own,
+    "auto": cross_rollout,  # one of the candidates that `core.mixture` combines
     "group-mean": group_mean,
     "none": none,
 }
+# These read the policy's states.
+READ_STATES: frozenset[BaselineName] = frozenset({"probe", "prompt-probe", "auto"})
 # A single rollout of a prompt has no baseline of these kinds.
 NEED_SIBLINGS: frozenset[BaselineName] = frozenset({"probe", "leave-one-out", "group-mean"})

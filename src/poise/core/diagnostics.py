@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from poise.core.rollouts import Credit
+
 
 def prediction_metrics(
     predictions_B: Float[Tensor, " B"], targets_B: Float[Tensor, " B"], prefix: str = ""
@@ -69,3 +71,44 @@ def calibration(
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return numerator / denominator if float(denominator) > 1e-12 else torch.tensor(math.nan, dtype=torch.float64)
+
+
+def credit_metrics(credit: Credit) -> dict[str, float]:
+    """What a credited batch says about the variance.
+
+    Names: reward_mean and baseline_mean on the reward's scale; variance_ratio = Var(A)/Var(r); failed = rollouts whose
+    reward failed; unused = rollouts that left the update.
+    """
+    used_B = credit.used_B
+    return {
+        "reward_mean": float(credit.rewards_B.nanmean()),
+        "baseline_mean": float(credit.baselines_B[used_B].mean()),
+        "variance_ratio": variance_ratio(credit.advantages_B[used_B], credit.rewards_B[used_B]),
+        "failed": float((~credit.rewards_B.isfinite()).sum()),
+        "unused": float((~used_B).sum()),
+    }
+
+
+def probe_metrics(credit: Credit) -> dict[str, float]:
+    """How good the probe's predictions of this batch are, before it learns from it.
+
+    Names: prediction_mean on the reward's scale, against reward_mean; probe_share = share of the rollouts in the
+    update whose baseline is the probe's (0 while it is cold); and those of `prediction_metrics`.
+    """
+    used_B = credit.used_B
+    return {
+        "prediction_mean": float(credit.predictions_B.nanmean()),
+        "probe_share": float((credit.from_probe_B & used_B).sum()) / max(1, int(used_B.sum())),
+        **prediction_metrics(credit.predictions_B, credit.targets_B),
+    }
+
+
+def value_metrics(credit: Credit) -> dict[str, float]:
+    """How good the values of the prompts are, against the rewards of the batch that they were made without.
+
+    Names: as in `probe_metrics`. The target is the rollout's own reward, which v(x) knows nothing of.
+    """
+    return {
+        "prediction_mean": float(credit.predictions_B.nanmean()),
+        **prediction_metrics(credit.predictions_B, credit.rewards_B),
+    }

@@ -18,17 +18,20 @@ import torch
 from torch import Tensor
 
 from poise.core import baselines as bl
+from poise.core.bank import SHARED, ProbeBank
 from poise.core.buffer import CrossedPairs, RollingBuffer
-from poise.core.diagnostics import prediction_metrics, variance_ratio
+from poise.core.diagnostics import credit_metrics, probe_metrics, value_metrics
 from poise.core.features import Features
-from poise.core.probe import Probe, ProbeConfig, fit_probe
+from poise.core.mixture import Mixture, Record, combine
+from poise.core.probe import Probe, ProbeConfig
 from poise.core.rollouts import Credit, Grouping, Rollouts
-from poise.core.scores import known_weights
+from poise.core.scores import effective_rows, known_weights
 from poise.core.tracker import Tracker, TrackerConfig
 from poise.core.trees import flatten, map_tensors, restore
 from poise.errors import ConfigError, StateMismatchError
 
-SHARED = 0  # key of the probe fitted on all domains' rows
+# What baseline "auto" combines; the first serves alone until a batch has been learnt from.
+CANDIDATES = ("leave_one_out", "other_prompts", "probe", "prompt_probe")
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class EstimatorConfig:
     """What credits the rollouts.
 
     Args:
-        baseline: "probe" (POISE), "leave-one-out" (RLOO), "shrinkage" (James-Stein), "tracker" (SPO), "critic" (PPO;
-            the engine holds it), "group-mean" (GRPO) or "none" (REINFORCE).
+        baseline: "probe" (POISE); "prompt-probe" (from the prompt's state alone, for single rollouts); "auto" (both and
+            the means, combined as did best on past batches); "leave-one-out" (RLOO); "shrinkage" (James-Stein);
+            "tracker" (SPO); "critic" (PPO; the engine holds it); "group-mean" (GRPO); "none" (REINFORCE).
         probe: how the probe is fitted.
         capacity: rows kept per domain.
-        cold_start_rows: rows that a probe must have been fitted on before it is used; leave-one-out until then.
-        cold_start_steps: updates that must have been made before any probe is used.
+        cold_start_rows: rows that a probe must have been fitted on before it is used; leave-one-out until then. With
+            "auto", only the rows from which on a domain has a probe of its own.
+        cold_start_steps: updates that must have been made before any probe is used. Not with "auto".
         tracker: how a prompt's value is remembered, with baseline "tracker".
 
     Source: capacity 4096 and a cold start of 16 leave-one-out steps are the published values. Deviates from the paper:
@@ -86,13 +91,32 @@ class ValueEstimator:
     ) -> None:
         self.config = config
         self.identity: dict[str, Any] = _json({**(identity or {}), **asdict(config)})
-        self.buffers: dict[int, RollingBuffer[CrossedPairs]] = {}
-        self.probes: dict[int, Probe] = {}
-        self.fitted_rows: dict[int, int] = {}
+        with_prompt = config.baseline in ("auto", "prompt-probe")
+        self.bank = ProbeBank(config.probe, config.capacity, config.cold_start_rows, with_prompt)
+        self.mixture = Mixture(CANDIDATES)
         self.tracker = Tracker.start(config.tracker)
         self.version = 0
         self._is_main, self._broadcast = is_main, broadcast
         self._predict_seconds = 0.0
+
+    @property
+    def probes(self) -> dict[int, Probe]:
+        """The probe of each domain, and the shared one under `SHARED`."""
+        return self.bank.probes
+
+    @property
+    def buffers(self) -> dict[int, RollingBuffer[CrossedPairs]]:
+        """The rows that each domain's probe is fitted on."""
+        return self.bank.buffers
+
+    @property
+    def fitted_rows(self) -> dict[int, int]:
+        """How many rows each probe was fitted on."""
+        return self.bank.fitted_rows
+
+    @property
+    def _reads_states(self) -> bool:
+        return self.config.baseline in bl.READ_STATES
 
     # --- credit -------------------------------------------------------------------------------------------------
 
@@ -114,12 +138,18 @@ class ValueEstimator:
         domains_B = rollouts.domains_B if rollouts.domains_B is not None else torch.zeros_like(rollouts.groups_B)
         weights_B = self._weights_of(rollouts)
         features = replace(rollouts.features, reward_B=rewards_B) if rollouts.features is not None else None
-        predictions_B = self._predictions(rollouts, features, domains_B)
+        predictions_B, prompt_B = self._predictions(rollouts, features, domains_B)
         grouping = Grouping.of(rollouts.groups_B)
-        rewards_PG, predictions_PG = grouping.pack(rewards_B), grouping.pack(predictions_B)
-        chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
+        rewards_PG, weights_PG = grouping.pack(rewards_B), grouping.pack(weights_B)
+        predictions_PG, prompt_PG = grouping.pack(predictions_B), grouping.pack(prompt_B)
+        candidates_BC = None
+        if self.config.baseline == "auto":
+            offered = self._candidates(rewards_PG, weights_PG, predictions_PG, prompt_PG)
+            candidates_BC = torch.stack([grouping.unpack(offer_PG) for offer_PG in offered], dim=1)
+            chosen_PG = grouping.pack(combine(candidates_BC, self.mixture.weights_for(domains_B)))
+        else:
+            chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
         baselines_PG = bl.first_known(chosen_PG, bl.mean_of_others(rewards_PG), bl.other_prompts(rewards_PG))
-        weights_PG = grouping.pack(weights_B)
         verified_PG = torch.where(rewards_PG.isnan(), torch.nan, weights_PG)
         baselines_B = grouping.unpack(baselines_PG)
         self._predict_seconds += time.perf_counter() - began
@@ -133,31 +163,44 @@ class ValueEstimator:
             targets_B=grouping.unpack(bl.mean_of_others(rewards_PG, weights_PG)),
             target_weights_B=grouping.unpack(bl.mean_of_others(verified_PG)),
             weights_B=weights_B,
-            from_probe_B=grouping.unpack(~chosen_PG.isnan()) & (self.config.baseline == "probe"),
+            from_probe_B=grouping.unpack(~chosen_PG.isnan()) & self._reads_states,
             features=features,
             version=self.version,
             prompts_B=rollouts.prompts_B,
+            candidates_BC=candidates_BC,
         )
 
-    def _predictions(self, rollouts: Rollouts, features: Features | None, domains_B: Tensor) -> Tensor:
-        """What is predicted before any reward of the batch is seen, by probe, tracker or critic."""
+    @staticmethod
+    def _candidates(rewards_PG: Tensor, weights_PG: Tensor, predictions_PG: Tensor, prompt_PG: Tensor) -> list[Tensor]:
+        """What "auto" combines, in the order of `CANDIDATES`; means are weighted like everything that is fitted."""
+        return [
+            bl.mean_of_others(rewards_PG, weights_PG),
+            bl.other_prompts(rewards_PG, weights_PG),
+            bl.cross_rollout(rewards_PG, predictions_PG),
+            bl.siblings_or_own(rewards_PG, prompt_PG),
+        ]
+
+    def _predictions(self, rollouts: Rollouts, features: Features | None, domains_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What is predicted before any reward of the batch is seen: of the siblings, and from the prompt alone."""
         if self.config.baseline == "critic":
             assert rollouts.values_B is not None
-            return rollouts.values_B.float()
+            return rollouts.values_B.float(), rollouts.values_B.float()
         if self.config.baseline == "tracker":
             assert rollouts.prompts_B is not None
-            return self.tracker.predict(rollouts.prompts_B)
-        return self.predict(features, domains_B)
+            values_B = self.tracker.predict(rollouts.prompts_B)
+            return values_B, values_B
+        values_B, prompt_B = self._probed(features, domains_B)
+        return (prompt_B if self.config.baseline == "prompt-probe" else values_B), prompt_B
 
     def _refuse_incomplete(self, rollouts: Rollouts) -> None:
         if self.config.baseline == "tracker" and rollouts.prompts_B is None:
             raise ConfigError("baseline='tracker' needs the prompts' ids, and these rollouts carry none")
         if self.config.baseline == "critic" and rollouts.values_B is None:
             raise ConfigError("baseline='critic' needs the critic's values, and these rollouts carry none")
-        if self.config.baseline != "probe":
+        if not self._reads_states:
             return
         if rollouts.features is None:
-            raise ConfigError("baseline='probe' needs features, and these rollouts carry none")
+            raise ConfigError(f"baseline={self.config.baseline!r} needs features, and these rollouts carry none")
         if self.config.probe.weights == "score" and rollouts.weights_B is None:
             raise ConfigError("a probe with weights='score' needs the rollouts' squared scores, and these carry none")
 
@@ -168,19 +211,15 @@ class ValueEstimator:
 
     def predict(self, features: Features | None, domains_B: Tensor) -> Tensor:
         """g(z_i) for each rollout from its own features: its domain's probe, else the shared one, else NaN (cold)."""
-        predictions_B = torch.full_like(domains_B, torch.nan, dtype=torch.float32)
-        if features is None or self.version < self.config.cold_start_steps:
-            return predictions_B
-        for domain in domains_B.unique().tolist():
-            probe = self._warm(domain) or self._warm(SHARED)
-            rows_B = domains_B == domain
-            if probe is not None:
-                predictions_B[rows_B] = probe.predict(features.select(rows_B)).to(predictions_B)
-        return predictions_B
+        return self._probed(features, domains_B)[0]
 
-    def _warm(self, domain: int) -> Probe | None:
-        is_warm = self.fitted_rows.get(domain, 0) >= self.config.cold_start_rows
-        return self.probes.get(domain) if is_warm else None
+    def _probed(self, features: Features | None, domains_B: Tensor) -> tuple[Tensor, Tensor]:
+        decides_itself = self.config.baseline == "auto"
+        is_cold = self.version < self.config.cold_start_steps and not decides_itself
+        if features is None or not self._reads_states or is_cold:
+            nothing_B = torch.full_like(domains_B, torch.nan, dtype=torch.float32)
+            return nothing_B, nothing_B
+        return self.bank.predict(features, domains_B, 1 if decides_itself else self.config.cold_start_rows)
 
     # --- update -------------------------------------------------------------------------------------------------
 
@@ -203,13 +242,8 @@ class ValueEstimator:
                 "credit a batch, then update with it once"
             )
         metrics = credit_metrics(credit)
-        if self.config.baseline == "probe":
-            metrics |= probe_metrics(credit)
-        began = time.perf_counter()
-        if self.config.baseline == "probe":
-            self._refit(self._remember(credit))
-            rows = sum(len(buffer) for buffer in self.buffers.values())
-            metrics |= {"buffer_rows": float(rows), "fit_seconds": time.perf_counter() - began}
+        if self._reads_states:
+            metrics |= self._learn(credit)
         if self.config.baseline in ("tracker", "critic"):
             metrics |= value_metrics(credit)
         if self.config.baseline == "tracker":
@@ -220,45 +254,24 @@ class ValueEstimator:
         self.version += 1
         return metrics
 
-    def _remember(self, credit: Credit) -> list[int]:
-        """Add the usable pairs to their domains' buffers; returns the domains that grew."""
-        assert credit.features is not None
-        usable_B = credit.features.present_B & credit.targets_B.isfinite() & credit.rewards_B.isfinite()
-        grown: list[int] = []
-        for domain in credit.domains_B[usable_B].unique().tolist():
-            rows_B = usable_B & (credit.domains_B == domain)
-            buffer = self.buffers.setdefault(domain, RollingBuffer(self.config.capacity))
-            buffer.append(
-                CrossedPairs(
-                    credit.features.select(rows_B),
-                    credit.targets_B[rows_B],
-                    credit.target_weights_B[rows_B],
-                    credit.weights_B[rows_B],
-                    credit.groups_B[rows_B],
-                )
-            )
-            grown.append(domain)
-        return grown
-
-    def _refit(self, grown: list[int]) -> None:
-        """Refit the probes whose rows changed: each grown domain's own, and the shared one while it is needed."""
-        sizes = [len(buffer) for buffer in self.buffers.values()]
-        needs_shared = bool(grown) and (len(sizes) == 1 or min(sizes) < self.config.cold_start_rows)
-        keys = ([SHARED] if needs_shared else []) + (grown if len(sizes) > 1 else [])
-        for key in dict.fromkeys(keys):
-            pairs = self._pairs_of(key)
-            if self._is_main:
-                weights_B = pairs.target_weights_B if self.config.probe.weights == "score" else None
-                probe = fit_probe(pairs.features, pairs.targets_B, self.config.probe, self.probes.get(key), weights_B)
-                # The layout that it has when loaded from disk: others multiply to the last bit differently.
-                self.probes[key] = map_tensors(probe, torch.Tensor.contiguous)
-            self.fitted_rows[key] = len(pairs)
-        self.probes = self._broadcast(self.probes)
-
-    def _pairs_of(self, key: int) -> CrossedPairs:
-        buffers = self.buffers.values() if key == SHARED else [self.buffers[key]]
-        parts = [buffer.pairs for buffer in buffers if buffer.pairs is not None]
-        return parts[0] if len(parts) == 1 else CrossedPairs.cat(parts)
+    def _learn(self, credit: Credit) -> dict[str, float]:
+        """Record how all that predicted did on this batch, then refit the probes with it."""
+        metrics = value_metrics(credit) if self.config.baseline == "prompt-probe" else probe_metrics(credit)
+        began = time.perf_counter()
+        if credit.candidates_BC is not None:
+            used = self.mixture.weights_for(credit.domains_B).mean(0).tolist()
+            metrics |= {f"mix_{name}": share for name, share in zip(CANDIDATES, used, strict=True)}
+            self.mixture.learn(credit.candidates_BC, credit.rewards_B, credit.weights_B, credit.domains_B)
+            self.mixture.records = map_tensors(self._broadcast(self.mixture.records), torch.Tensor.cpu)
+        self.bank.judge(credit)
+        self.bank.refit(self.bank.remember(credit), self._is_main)
+        self.bank.probes = self._broadcast(self.bank.probes)
+        metrics["buffer_rows"] = float(sum(len(buffer) for buffer in self.buffers.values()))
+        if self.config.probe.weights == "score":
+            metrics["effective_share"] = effective_rows(credit.weights_B) / len(credit)
+        if self.config.probe.alpha is None and SHARED in self.bank.records:
+            metrics["alpha"] = self.config.probe.alphas[self.bank.records[SHARED].best(self.config.probe.first_choice)]
+        return metrics | {"fit_seconds": time.perf_counter() - began}
 
     # --- state --------------------------------------------------------------------------------------------------
 
@@ -266,20 +279,17 @@ class ValueEstimator:
         """Everything that the next step depends on: {"tensors": name -> tensor, "meta": JSON values}."""
         tensors: dict[str, Tensor] = {}
         scalars: dict[str, Any] = {}
-        for key, probe in self.probes.items():
-            flatten(probe, f"probe.{key}", tensors, scalars)
-        for key, buffer in self.buffers.items():
-            if buffer.pairs is not None:
-                # A copy: the buffer reuses its memory, and a checkpoint may be written while training goes on.
-                flatten(map_tensors(buffer.pairs, torch.clone), f"buffer.{key}", tensors, scalars)
+        kept = self.bank.save_into(tensors, scalars)
+        for key, record in self.mixture.records.items():
+            flatten(record, f"mixture.{key}", tensors, scalars)
         if self.config.baseline == "tracker":
             flatten(self.tracker, "tracker", tensors, scalars)
         meta = {
             "identity": self.identity,
             "version": self.version,
-            "probes": {str(key): rows for key, rows in self.fitted_rows.items()},
-            "buffers": {str(key): buffer.groups_seen for key, buffer in self.buffers.items()},
+            "mixture": sorted(self.mixture.records),
             "scalars": scalars,
+            **kept,
         }
         return {"tensors": tensors, "meta": meta}
 
@@ -294,14 +304,13 @@ class ValueEstimator:
         _refuse_mismatch(meta["identity"], self.identity)
         tensors, scalars = map_tensors(dict(state["tensors"]), lambda tensor: tensor.to(device)), meta["scalars"]
         self.version = int(meta["version"])
-        self.fitted_rows = {int(key): int(rows) for key, rows in meta["probes"].items()}
-        self.probes = {key: restore(Probe, f"probe.{key}", tensors, scalars) for key in self.fitted_rows}
+        self.bank.load(meta, tensors, scalars)
+        self.mixture.records = {
+            int(key): map_tensors(restore(Record, f"mixture.{key}", tensors, scalars), torch.Tensor.cpu)
+            for key in meta["mixture"]
+        }
         if self.config.baseline == "tracker":
             self.tracker = map_tensors(restore(Tracker, "tracker", tensors, scalars), torch.Tensor.cpu)
-        self.buffers = {}
-        for key, groups_seen in meta["buffers"].items():
-            buffer = self.buffers[int(key)] = RollingBuffer(self.config.capacity)
-            buffer.restore(restore(CrossedPairs, f"buffer.{key}", tensors, scalars), int(groups_seen))
 
 
 def _refuse_mismatch(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
@@ -316,44 +325,3 @@ def _refuse_mismatch(saved: Mapping[str, Any], present: Mapping[str, Any]) -> No
 
 def _json(value: Any) -> Any:
     return json.loads(json.dumps(value))
-
-
-def credit_metrics(credit: Credit) -> dict[str, float]:
-    """What a credited batch says about the variance.
-
-    Names: reward_mean and baseline_mean on the reward's scale; variance_ratio = Var(A)/Var(r); failed = rollouts whose
-    reward failed; unused = rollouts that left the update.
-    """
-    used_B = credit.used_B
-    return {
-        "reward_mean": float(credit.rewards_B.nanmean()),
-        "baseline_mean": float(credit.baselines_B[used_B].mean()),
-        "variance_ratio": variance_ratio(credit.advantages_B[used_B], credit.rewards_B[used_B]),
-        "failed": float((~credit.rewards_B.isfinite()).sum()),
-        "unused": float((~used_B).sum()),
-    }
-
-
-def probe_metrics(credit: Credit) -> dict[str, float]:
-    """How good the probe's predictions of this batch are, before it learns from it.
-
-    Names: prediction_mean on the reward's scale, against reward_mean; probe_share = share of the rollouts in the
-    update whose baseline is the probe's (0 while it is cold); and those of `prediction_metrics`.
-    """
-    used_B = credit.used_B
-    return {
-        "prediction_mean": float(credit.predictions_B.nanmean()),
-        "probe_share": float((credit.from_probe_B & used_B).sum()) / max(1, int(used_B.sum())),
-        **prediction_metrics(credit.predictions_B, credit.targets_B),
-    }
-
-
-def value_metrics(credit: Credit) -> dict[str, float]:
-    """How good the values of the prompts are, against the rewards of the batch that they were made without.
-
-    Names: as in `probe_metrics`. The target is the rollout's own reward, which v(x) knows nothing of.
-    """
-    return {
-        "prediction_mean": float(credit.predictions_B.nanmean()),
-        **prediction_metrics(credit.predictions_B, credit.rewards_B),
-    }

@@ -1,11 +1,13 @@
 """The probe's last stage: a linear head on standardised regressors, by ridge or by penalised logistic regression.
 
-Both are one batched solve (the logistic one a few) in float64, in the dual where there are more columns than rows.
+Both are one batched solve (the logistic one a few) in float64, in the dual where there are more columns than rows. A
+head may be fitted under several penalties at once, of which one predicts.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,29 +24,51 @@ class Head:
     """Prediction = clip(link(design @ weights + intercept)), on the reward's scale.
 
     The link is the identity, or low + (high - low) * sigmoid for a logistic head.
+
+    Args:
+        weights_AK, intercept_A: one row for each penalty that it was fitted under.
+        low, high: range of the predictions.
+        is_logistic: which link.
+        choice: the row that predicts.
     """
 
-    weights_K: Tensor
-    intercept: float
+    weights_AK: Tensor
+    intercept_A: Tensor
     low: float
     high: float
     is_logistic: bool = False
+    choice: int = 0
+
+    @property
+    def weights_K(self) -> Float[Tensor, " K"]:
+        return self.weights_AK[self.choice]
+
+    @property
+    def intercept(self) -> float:
+        return float(self.intercept_A[self.choice])
 
     def predict(self, design_BK: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-        value_B = design_BK.to(self.weights_K) @ self.weights_K + self.intercept
+        return self._linked(design_BK.to(self.weights_AK) @ self.weights_K + self.intercept)
+
+    def predict_all(self, design_BK: Float[Tensor, "B K"]) -> Float[Tensor, "B A"]:
+        """What it would predict under each penalty."""
+        return self._linked(design_BK.to(self.weights_AK) @ self.weights_AK.T + self.intercept_A)
+
+    def _linked(self, value: Tensor) -> Tensor:
         if self.is_logistic:
-            return self.low + (self.high - self.low) * value_B.sigmoid()
-        return value_B.clamp(self.low, self.high)
+            return self.low + (self.high - self.low) * value.sigmoid()
+        return value.clamp(self.low, self.high)
 
     @staticmethod
-    def constant(value: float, width: int) -> Head:
-        return Head(torch.zeros(width, dtype=torch.float64), value, value, value)
+    def constant(value: float, width: int, penalties: int = 1) -> Head:
+        weights_AK = torch.zeros(penalties, width, dtype=torch.float64)
+        return Head(weights_AK, torch.full((penalties,), value, dtype=torch.float64), value, value)
 
 
 def fit_ridge(
     design_BK: Float[Tensor, "B K"],
     targets_B: Float[Tensor, " B"],
-    alpha: float,
+    alphas: Sequence[float],
     low: float,
     high: float,
     weights_B: Float[Tensor, " B"] | None = None,
@@ -53,58 +77,62 @@ def fit_ridge(
 
     Source: scikit-learn's `Ridge` objective; the published probe (paper section 3) uses it, without row weights.
     """
-    weights_B = _ones_or(weights_B, targets_B)
-    weights_K, intercept = _weighted_ridge(design_BK, targets_B, weights_B, alpha)
-    return Head(weights_K, float(intercept), low, high)
+    weights_B = torch.ones_like(targets_B) if weights_B is None else weights_B.to(targets_B)
+    return Head(*_weighted_ridge(design_BK, targets_B, weights_B, alphas), low, high)
 
 
 def fit_logistic(
     design_BK: Float[Tensor, "B K"],
     targets_B: Float[Tensor, " B"],
-    alpha: float,
+    alphas: Sequence[float],
     low: float,
     high: float,
     weights_B: Float[Tensor, " B"] | None = None,
-    start: Head | None = None,
 ) -> Head:
     """Minimise −Σ v [t log q + (1 − t) log(1 − q)] + α/2 ‖w‖² with t = (y − low)/(high − low), q = σ(xᵀw + b).
 
-    Fractional targets are allowed (mean reward of several siblings). Newton steps with a halving line search; the
-    objective is strictly convex, so they converge, from `start` or from nothing. Constant targets give a constant head.
+    Fractional targets are allowed (mean reward of several siblings). Of several penalties the largest is fitted first,
+    and each starts from the one before. Constant targets give a constant head.
     """
-    weights_B = _ones_or(weights_B, targets_B)
+    weights_B = torch.ones_like(targets_B) if weights_B is None else weights_B.to(targets_B)
     share_B = ((targets_B - low) / (high - low)).clamp(0, 1) if high > low else torch.zeros_like(targets_B)
     mean = weights_B @ share_B / weights_B.sum()
     if float(mean) in (0.0, 1.0):
-        return Head.constant(low + (high - low) * float(mean), design_BK.shape[1])
-    rows = _LogisticRows(design_BK, share_B, weights_B, alpha)
+        return Head.constant(low + (high - low) * float(mean), design_BK.shape[1], len(alphas))
     at = (torch.zeros_like(design_BK[0]), torch.logit(mean))
-    if start is not None and start.is_logistic:
-        at = (start.weights_K.to(design_BK), torch.tensor(start.intercept).to(mean))
-    loss = rows.loss(*at)
-    for _ in range(_MAX_NEWTON_STEPS):
-        step = rows.newton_step(*at)
-        size = 1.0
-        while not (new := rows.loss(at[0] + size * step[0], at[1] + size * step[1])) <= loss:
-            size /= 2
-            if size < 1e-8:  # no descent left in double precision: this is the minimum
-                return Head(at[0], float(at[1]), low, high, True)
-        at = (at[0] + size * step[0], at[1] + size * step[1])
-        converged, loss = bool(loss - new <= 1e-12 * len(share_B)), new
-        if converged:
-            return Head(at[0], float(at[1]), low, high, True)
-    warnings.warn(f"logistic probe not converged after {_MAX_NEWTON_STEPS} Newton steps (alpha={alpha})", stacklevel=2)
-    return Head(at[0], float(at[1]), low, high, True)
+    found: dict[float, tuple[Tensor, Tensor]] = {}
+    for alpha in sorted(set(alphas), reverse=True):
+        at = found[alpha] = _LogisticRows(design_BK, share_B, weights_B, alpha).minimum(at)
+    weights_AK, intercept_A = (torch.stack(part) for part in zip(*(found[alpha] for alpha in alphas), strict=True))
+    return Head(weights_AK, intercept_A, low, high, True)
 
 
 @dataclass(frozen=True)
 class _LogisticRows:
-    """The rows of one logistic fit: its objective, and the Newton direction at a point (weights_K, intercept)."""
+    """One logistic fit; a point is (weights_K, intercept)."""
 
     design_BK: Tensor
     share_B: Tensor
     weights_B: Tensor
     alpha: float
+
+    def minimum(self, at: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Newton steps with a halving line search; the objective is strictly convex, so they converge."""
+        loss = self.loss(*at)
+        for _ in range(_MAX_NEWTON_STEPS):
+            step, size = self.newton_step(*at), 1.0
+            while not (new := self.loss(at[0] + size * step[0], at[1] + size * step[1])) <= loss:
+                size /= 2
+                if size < 1e-8:  # no descent left in double precision: this is the minimum
+                    return at
+            at = (at[0] + size * step[0], at[1] + size * step[1])
+            converged, loss = bool(loss - new <= 1e-12 * len(self.share_B)), new
+            if converged:
+                return at
+        warnings.warn(
+            f"logistic probe not converged after {_MAX_NEWTON_STEPS} Newton steps (alpha={self.alpha})", stacklevel=2
+        )
+        return at
 
     def loss(self, weights_K: Tensor, intercept: Tensor) -> Tensor:
         logit_B = self.design_BK @ weights_K + intercept
@@ -117,29 +145,30 @@ class _LogisticRows:
         q_B = logit_B.sigmoid()
         curvature_B = (q_B * (1 - q_B)).clamp_min(_MIN_CURVATURE)
         response_B = logit_B + (self.share_B - q_B) / curvature_B
-        new_K, new = _weighted_ridge(self.design_BK, response_B, self.weights_B * curvature_B, self.alpha)
-        return new_K - weights_K, new - intercept
+        new_AK, new_A = _weighted_ridge(self.design_BK, response_B, self.weights_B * curvature_B, (self.alpha,))
+        return new_AK[0] - weights_K, new_A[0] - intercept
 
 
-def _ones_or(weights_B: Tensor | None, like_B: Tensor) -> Tensor:
-    return torch.ones_like(like_B) if weights_B is None else weights_B.to(like_B)
-
-
-def _weighted_ridge(design_BK: Tensor, y_B: Tensor, weights_B: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Slopes and intercept of a ridge regression with row weights."""
+def _weighted_ridge(
+    design_BK: Tensor, y_B: Tensor, weights_B: Tensor, alphas: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Slopes and intercept of a ridge regression with row weights, under each penalty."""
     root_B, total = weights_B.sqrt(), weights_B.sum()
     mean_K, mean = weights_B @ design_BK / total, weights_B @ y_B / total
-    weights_K = _penalised_solve((design_BK - mean_K) * root_B[:, None], (y_B - mean) * root_B, alpha)
-    return weights_K, mean - mean_K @ weights_K
+    weights_AK = _penalised_solves((design_BK - mean_K) * root_B[:, None], (y_B - mean) * root_B, alphas)
+    return weights_AK, mean - weights_AK @ mean_K
 
 
-def _penalised_solve(x_BK: Tensor, y_B: Tensor, alpha: float) -> Tensor:
-    """(XᵀX + αI)⁻¹Xᵀy, or Xᵀ(XXᵀ + αI)⁻¹y where there are more columns than rows."""
+def _penalised_solves(x_BK: Tensor, y_B: Tensor, alphas: Sequence[float]) -> Tensor:
+    """(XᵀX + αI)⁻¹Xᵀy, or Xᵀ(XXᵀ + αI)⁻¹y where there are more columns than rows, from one Gram matrix."""
     rows, columns = x_BK.shape
     is_dual = columns > rows
     gram = x_BK @ x_BK.T if is_dual else x_BK.T @ x_BK
-    gram.diagonal().add_(alpha)
-    factor = torch.linalg.cholesky(gram)
-    right = y_B if is_dual else x_BK.T @ y_B
-    solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
-    return x_BK.T @ solution if is_dual else solution
+    right = (y_B if is_dual else x_BK.T @ y_B)[:, None]
+    diagonal = gram.diagonal().clone()
+    solutions: list[Tensor] = []
+    for alpha in alphas:
+        gram.diagonal().copy_(diagonal + alpha)
+        solutions.append(torch.cholesky_solve(right, torch.linalg.cholesky(gram))[:, 0])
+    solution_A = torch.stack(solutions)
+    return solution_A @ x_BK if is_dual else solution_A

@@ -65,7 +65,7 @@ def fit_value(rows: Prefixes, components: int | None, alpha: float, previous: Pr
     head = fit_ridge(
         torch.cat([design_BK.double(), baselines_B[:, None]], 1),
         rewards_B - baselines_B,
-        alpha,
+        (alpha,),
         -math.inf,
         math.inf,
         relative_weights(rows.weights_B),

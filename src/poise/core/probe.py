@@ -5,7 +5,7 @@ Fitting is a pure function of (features, targets, config, previous probe); a fit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,16 +18,21 @@ from poise.core.projection import Projection, fit_projection
 from poise.core.scores import relative_weights
 from poise.errors import ConfigError
 
+# Penalties to choose from; the published one in the middle.
+ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
+_PUBLISHED_ALPHA = 100.0
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """How the probe is fitted.
+    """What the probe sees, and how it is fitted.
 
     Args:
         head: "ridge", or "logistic" for bounded rewards.
         prompt_components, reasoning_components: principal components kept of each hidden block; None keeps the block
             as it is (paper v2).
-        alpha: L2 penalty, in the units of scikit-learn's Ridge (sum of squared errors + alpha * squared weights).
+        alpha: L2 penalty, in the units of scikit-learn's Ridge (sum of squared errors + alpha * squared weights); None
+            takes the one of `ALPHAS` whose predictions erred least on past batches, before they were learnt from.
         clip: range that predictions are clipped to; None learns it from the rewards seen.
         sibling_reward: the probe also sees the reward of the rollout whose states it sees, so that leave-one-out is a
             special case of it.
@@ -40,7 +45,7 @@ class ProbeConfig:
     head: Literal["ridge", "logistic"] = "ridge"
     prompt_components: int | None = 32
     reasoning_components: int | None = 64
-    alpha: float = 100.0
+    alpha: float | None = _PUBLISHED_ALPHA
     clip: tuple[float, float] | None = None
     sibling_reward: bool = False
     weights: Literal["none", "score"] = "none"
@@ -50,27 +55,59 @@ class ProbeConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"{name} must be None (no PCA) or at least 0, got {value}")
-        if not self.alpha > 0:
+        if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(
                 f"alpha must be positive, got {self.alpha}; a small one such as 0.01 is nearly no penalty"
             )
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ConfigError(f"clip must be (low, high) with low < high, got {self.clip}")
 
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The penalties that the heads are fitted under."""
+        return ALPHAS if self.alpha is None else (self.alpha,)
+
+    @property
+    def first_choice(self) -> int:
+        """Which of them predicts before any has been tried."""
+        return ALPHAS.index(_PUBLISHED_ALPHA) if self.alpha is None else 0
+
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted probe g: features of a rollout -> expected reward of its siblings."""
+    """A fitted probe g, on one projection of the states.
+
+    Args:
+        head: features of a rollout -> expected reward of its siblings; None where no rollout had a sibling.
+        prompt_head: the prompt's state alone -> expected reward of any rollout of it; None if it was not asked for.
+    """
 
     prompt: Projection
     reasoning: Projection
     scalars: Scalars
-    head: Head
+    head: Head | None
+    prompt_head: Head | None = None
 
     def predict(self, features: Features) -> Float[Tensor, " B"]:
         """Expected reward on the reward's own scale, clipped to its range; NaN for rows without features."""
-        value_B = self.head.predict(self.design(features)).to(features.prompt_BH)
-        return torch.where(features.present_B, value_B, torch.nan)
+        if self.head is None:
+            return torch.full_like(features.prompt_BH[:, 0], torch.nan)
+        return _where_present(features, self.head.predict(self.design(features)))
+
+    def predict_prompt(self, features: Features) -> Float[Tensor, " B"]:
+        """The same from the prompt's state alone: a function of the prompt, and so a baseline for the row itself."""
+        if self.prompt_head is None:
+            return torch.full_like(features.prompt_BH[:, 0], torch.nan)
+        return _where_present(features, self.prompt_head.predict(self.prompt(features.prompt_BH).double()))
+
+    def predict_all(self, features: Features) -> Float[Tensor, "B A"]:
+        """Predictions under each penalty, by the head that takes siblings, or else the prompt's."""
+        if self.head is not None:
+            value_BA = self.head.predict_all(self.design(features))
+        else:
+            assert self.prompt_head is not None
+            value_BA = self.prompt_head.predict_all(self.prompt(features.prompt_BH).double())
+        return torch.where(features.present_B[:, None], value_BA, torch.nan)
 
     def design(self, features: Features) -> Float[Tensor, "B K"]:
         """The probe's regressors: components of both blocks, scalars (absent = mean), and which ones were absent."""
@@ -103,36 +140,66 @@ class Scalars:
 
 def fit_probe(
     features: Features,
-    targets_B: Float[Tensor, " B"],
+    targets_B: Float[Tensor, " B"] | None,
     config: ProbeConfig,
     previous: Probe | None = None,
     weights_B: Float[Tensor, " B"] | None = None,
+    *,
+    own_weights_B: Float[Tensor, " B"] | None = None,
+    choice: int | None = None,
 ) -> Probe:
     """Fit a probe by weighted least squares (or penalised likelihood) on crossed pairs.
 
     Args:
         features: B rows, all present.
-        targets_B: for each row the mean reward of its siblings, any finite scale.
+        targets_B: for each row the mean reward of its siblings, any finite scale; None if no row has a sibling.
         config: components, head, penalty, clip range.
         previous: last step's probe, whose basis warm-starts the components.
-        weights_B: how much each row counts, on any scale; None counts them alike.
+        weights_B: how much each row's target counts, on any scale; None counts them alike.
+        own_weights_B: how much each row's own reward counts. If given, the prompt head is fitted on `reward_B`.
+        choice: which of `config.alphas` predicts.
 
     Raises:
         ConfigError: no row, or a row without features or target.
     """
-    if len(features) == 0 or not bool(features.present_B.all() & targets_B.isfinite().all()):
+    if (
+        len(features) == 0
+        or not bool(features.present_B.all())
+        or not all(
+            bool(values_B.isfinite().all())
+            for values_B in (targets_B, weights_B, own_weights_B)
+            if values_B is not None
+        )
+    ):
         raise ConfigError(f"the probe needs at least one row, all finite; got {len(features)} rows")
     previous_of = (previous.prompt, previous.reasoning) if previous is not None else (None, None)
     prompt, prompt_BK = fit_projection(features.prompt_BH, config.prompt_components, previous_of[0])
     reasoning, reasoning_BK = fit_projection(features.reasoning_BH, config.reasoning_components, previous_of[1])
     scalars = Scalars.fit(features, config.sibling_reward)
-    design_BK = _joined(prompt_BK, reasoning_BK, scalars(features))
+    head = prompt_head = None
+    if targets_B is not None:
+        design_BK = _joined(prompt_BK, reasoning_BK, scalars(features))
+        head = _fit_head(design_BK, targets_B, weights_B, config, choice)
+    if own_weights_B is not None:
+        assert features.reward_B is not None
+        prompt_head = _fit_head(prompt_BK.double(), features.reward_B, own_weights_B, config, choice)
+    return Probe(prompt, reasoning, scalars, head, prompt_head)
+
+
+def _fit_head(
+    design_BK: Tensor, targets_B: Tensor, weights_B: Tensor | None, config: ProbeConfig, choice: int | None
+) -> Head:
     targets_B = targets_B.double()
     low, high = config.clip or (float(targets_B.min()), float(targets_B.max()))
-    fit = fit_ridge if config.head == "ridge" else fit_logistic
     relative_B = None if weights_B is None else relative_weights(weights_B)
-    return Probe(prompt, reasoning, scalars, fit(design_BK, targets_B, config.alpha, low, high, relative_B))
+    fit = fit_ridge if config.head == "ridge" else fit_logistic
+    head = fit(design_BK, targets_B, config.alphas, low, high, relative_B)
+    return replace(head, choice=config.first_choice if choice is None else choice)
 
 
 def _joined(*blocks: Tensor) -> Tensor:
     return torch.cat([block.double() for block in blocks], dim=1)
+
+
+def _where_present(features: Features, values_B: Tensor) -> Tensor:
+    return torch.where(features.present_B, values_B.to(features.prompt_BH), torch.nan)

@@ -91,6 +91,7 @@ class Credit:
         from_probe_B: whether the baseline is the probe's.
         features, prompts_B: as in `Rollouts`.
         version: how many updates the probe had seen.
+        candidates_BC: the baselines that "auto" combined.
     """
 
     rewards_B: Float[Tensor, " B"]
@@ -106,6 +107,7 @@ class Credit:
     features: Features | None
     version: int
     prompts_B: Int[Tensor, " B"] | None = None
+    candidates_BC: Float[Tensor, "B C"] | None = None
 
     @property
     def used_B(self) -> Bool[Tensor, " B"]:

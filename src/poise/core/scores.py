@@ -12,8 +12,6 @@ from torch import Tensor
 
 # A row counts at most this many times the mean: beyond, a handful of rollouts would decide the fit (docs/log.md).
 MAX_RATIO = 10.0
-# And at least this much of it, so that a group of certain rollouts still has a mean.
-_MIN_RATIO = 1e-6
 
 
 def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[Tensor, " B"]:
@@ -54,11 +52,8 @@ def relative_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 
 def known_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Positive, finite weights: the mean stands for one that is missing, a millionth of it for a zero."""
-    known_B = weights_B.isfinite() & (weights_B >= 0)
-    mean = weights_B[known_B].mean() if bool(known_B.any()) else weights_B.new_tensor(0.0)
-    mean = mean if float(mean) > 0 else weights_B.new_tensor(1.0)
-    return torch.where(known_B, weights_B, mean).clamp_min(_MIN_RATIO * float(mean))
+    """Finite weights: one that is missing or negative becomes zero. Row by row, so that none depends on another."""
+    return torch.where(weights_B.isfinite() & (weights_B > 0), weights_B, 0.0)
 
 
 def effective_rows(weights_B: Float[Tensor, " B"]) -> float:

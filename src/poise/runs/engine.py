@@ -87,11 +87,12 @@ def _optimiser(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _poise(settings: PoiseSettings) -> dict[str, Any]:
-    """PoiseConfig has the same names; only "no PCA" and "no clip" are said differently in TOML, which has no None."""
+    """PoiseConfig has the same names; only what is None there is said differently in TOML, which has no None."""
     arguments = asdict(settings)
     for name in ("prompt_components", "reasoning_components"):
         arguments[name] = None if arguments[name] == -1 else arguments[name]
     arguments["critic_clip"] = settings.critic_clip or None
+    arguments["probe_alpha"] = None if settings.probe_alpha == -1 else settings.probe_alpha
     arguments["probe_clip"] = list(settings.probe_clip) or None
     return arguments
 

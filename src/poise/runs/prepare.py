@@ -53,7 +53,7 @@ class Prepared:
 
     def describe_capture(self) -> str:
         """Where the trainer will read the states, by the same rule as its own."""
-        if self.settings.poise.baseline != "probe":
+        if self.settings.poise.baseline not in ("probe", "prompt-probe", "auto"):
             return "none: this baseline needs no states"
         if self.settings.poise.capture == "auto":
             if self.plan.updates_per_step > 1 or self.settings.generation.vllm:

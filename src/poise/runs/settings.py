@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Baseline = Literal["probe", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"]
+Baseline = Literal[
+    "probe", "prompt-probe", "auto", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"
+]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class PoiseSettings:
     """Where baselines come from, and the probe behind them."""
 
     baseline: Baseline = "probe"
-    """probe (POISE), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean or none."""
+    """probe (POISE), prompt-probe (from the prompt alone), auto (what did best so far: a combination of these and the
+    means), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean (GRPO), or none."""
     prompt_layer: float = 0.5
     """Block whose output describes the prompt: index from 1, negative index, or fraction of depth."""
     reasoning_layer: float = 0.5
@@ -98,7 +101,7 @@ class PoiseSettings:
     reasoning_components: int = 64
     """Principal components kept of the reasoning state; -1 keeps the state as it is."""
     probe_alpha: float = 100.0
-    """L2 penalty of the probe."""
+    """L2 penalty of the probe; -1 takes the one that erred least on past batches."""
     probe_clip: tuple[float, ...] = ()
     """Two bounds that predictions are clipped to; learned from the rewards if not set."""
     probe_weights: Literal["none", "score"] = "none"
@@ -108,7 +111,7 @@ class PoiseSettings:
     buffer_capacity: int = 4096
     """Rollouts in the rolling buffer that the probe is fitted on, per domain."""
     cold_start_rows: int = 256
-    """Rollouts the probe must have been fitted on before it takes over from leave-one-out."""
+    """Rollouts the probe must have been fitted on before it takes over from leave-one-out; auto needs no such wait."""
     cold_start_steps: int = 0
     """Steps with leave-one-out baselines before the probe takes over. Published: 16."""
     capture: Literal["auto", "extra"] = "auto"

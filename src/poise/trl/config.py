@@ -62,7 +62,10 @@ class PoiseConfig(GRPOConfig):
     reasoning_components: int | None = field(
         default=64, metadata={"help": "Principal components of the reasoning state; None for no PCA."}
     )
-    probe_alpha: float = field(default=100.0, metadata={"help": "L2 penalty of the probe (scikit-learn's units)."})
+    probe_alpha: float | None = field(
+        default=100.0,
+        metadata={"help": "L2 penalty (scikit-learn's units); None takes the one that erred least on past batches."},
+    )
     probe_clip: list[float] | None = field(
         default=None, metadata={"help": "Range that predictions are clipped to; learned from the rewards if not given."}
     )

@@ -27,6 +27,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import disable_gradient_checkpointing
 
 from poise.core import (
+    READ_STATES,
     Credit,
     Features,
     Rollouts,
@@ -130,7 +131,7 @@ class PoiseTrainer(GRPOTrainer):
         return self.args.steps_per_generation * self.num_iterations
 
     def _choose_capture_mode(self, args: PoiseConfig) -> CaptureMode:
-        if args.baseline != "probe":
+        if args.baseline not in READ_STATES:
             return "none"
         has_old = args.gradient_accumulation_steps % self.window != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from poise.core import NEED_SIBLINGS
 from poise.errors import ConfigError
 from poise.rewards import verifier
 from poise.verl.settings import PoiseSettings
@@ -87,7 +88,7 @@ def _problems(config: Any, settings: PoiseSettings) -> Iterator[str]:
             "the states: set it to False"
         )
     rollouts = value("actor_rollout_ref.rollout.n", 1)
-    if rollouts < 2 and baseline != "none":
+    if rollouts < 2 and baseline in NEED_SIBLINGS:
         yield (
             f"actor_rollout_ref.rollout.n={rollouts}, but poise.baseline={baseline} needs a sibling: "
             "set it to 2 or more"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from poise.core import BASELINES, EstimatorConfig, ProbeConfig, StateSpec
+from poise.core import BASELINES, READ_STATES, EstimatorConfig, ProbeConfig, StateSpec
 from poise.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT")
@@ -59,7 +59,7 @@ class PoiseSettings:
     @property
     def needs_features(self) -> bool:
         """Whether credit reads the policy's states at all."""
-        return self.estimator.baseline == "probe"
+        return self.estimator.baseline in READ_STATES
 
     @property
     def needs_scores(self) -> bool:

@@ -1,0 +1,149 @@
+"""A baseline that chooses itself: a convex combination of those at hand, weighted by how they did on past batches.
+
+candidates --combine, with the weights as they stand--> baselines --> advantages (fixed)
+candidates, rewards --learn--> second moments of their errors --> the next batch's weights
+
+Every candidate is independent of y_i given x, and the weights come from earlier batches, so the combination is too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from poise.core.scores import relative_weights
+
+# Past batches fade by this factor each: a memory of ten, in which a policy changes little (docs/log.md).
+DISCOUNT = 0.9
+# Keeps the smallest systems solvable where two candidates are the same, as a share of the mean squared error.
+_JITTER = 1e-6
+
+
+@dataclass(frozen=True)
+class Record:
+    """Discounted second moments of C candidates' errors: E[e_a e_b], over the rows in which both existed.
+
+    Args:
+        sum_CC: Σ w e_a e_b, w the rows' weights.
+        rows_CC: Σ w over the same rows.
+    """
+
+    sum_CC: Float[Tensor, "C C"]
+    rows_CC: Float[Tensor, "C C"]
+
+    @staticmethod
+    def empty(candidates: int) -> Record:
+        nothing_CC = torch.zeros(candidates, candidates, dtype=torch.float64)
+        return Record(nothing_CC, nothing_CC)
+
+    def learnt(self, errors_BC: Float[Tensor, "B C"], weights_B: Float[Tensor, " B"]) -> Record:
+        """The record after one more batch; a NaN error says nothing of its candidate.
+
+        Args:
+            errors_BC: reward minus candidate, reward scale.
+            weights_B: how much each row counts, on any scale.
+        """
+        if len(errors_BC) == 0:
+            return self
+        known_BC = errors_BC.isfinite().double().cpu()
+        errors_BC = errors_BC.double().cpu().nan_to_num(0.0) * known_BC
+        weights_1B = relative_weights(weights_B.cpu())[:, None]
+        return Record(
+            DISCOUNT * self.sum_CC + errors_BC.T @ (weights_1B * errors_BC),
+            DISCOUNT * self.rows_CC + known_BC.T @ (weights_1B * known_BC),
+        )
+
+    @property
+    def moments_CC(self) -> Float[Tensor, "C C"]:
+        """E[e_a e_b]; 0 where nothing is known."""
+        return self.sum_CC / self.rows_CC.clamp_min(1e-12)
+
+    @property
+    def known_C(self) -> Bool[Tensor, " C"]:
+        return self.rows_CC.diagonal() > 0
+
+    def best(self, default: int) -> int:
+        """The candidate of least mean squared error; the default before anything is known."""
+        if not bool(self.known_C.any()):
+            return default
+        return int(torch.where(self.known_C, self.moments_CC.diagonal(), torch.inf).argmin())
+
+    def weights(self) -> Float[Tensor, " C"]:
+        """The convex weights of least mean squared error; all on the first candidate before anything is known."""
+        if not bool(self.known_C.any()):
+            return torch.eye(len(self.sum_CC), dtype=torch.float64)[0]
+        return simplex_minimum(self.moments_CC, self.known_C)
+
+
+def simplex_minimum(moments_CC: Float[Tensor, "C C"], allowed_C: Bool[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """argmin wᵀMw over w ≥ 0, Σw = 1, w = 0 where not allowed. Exact, by looking at every face of the simplex.
+
+    On the face of the candidates S the minimum is M_SS⁻¹ 1, scaled to sum 1; the best face on which it has no negative
+    entry holds the answer. With four candidates there are 15.
+
+    >>> [round(share, 3) for share in simplex_minimum(torch.diag(torch.tensor([1.0, 3.0])), torch.ones(2) > 0).tolist()]
+    [0.75, 0.25]
+    """
+    scale = float(moments_CC.diagonal()[allowed_C].mean())
+    moments_CC = moments_CC.double() + max(_JITTER * scale, 1e-12) * torch.eye(len(moments_CC), dtype=torch.float64)
+    choices = allowed_C.nonzero()[:, 0].tolist()
+    best_C, least = torch.zeros(len(moments_CC), dtype=torch.float64), float("inf")
+    for size in range(1, len(choices) + 1):
+        for face in itertools.combinations(choices, size):
+            inside = torch.tensor(face)
+            share_S = torch.linalg.solve(moments_CC[inside][:, inside], torch.ones(size, dtype=torch.float64))
+            share_S = share_S / share_S.sum()
+            value = float(share_S @ moments_CC[inside][:, inside] @ share_S)
+            if bool((share_S >= 0).all()) and value < least:
+                best_C, least = torch.zeros_like(best_C).index_copy(0, inside, share_S), value
+    return best_C
+
+
+def combine(candidates_BC: Float[Tensor, "B C"], weights_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    """Σ_c w_c b_c over the candidates that a rollout has, weights scaled to sum 1; NaN where it has none of weight.
+
+    >>> combine(torch.tensor([[1.0, 3.0], [1.0, torch.nan]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])).tolist()
+    [2.0, 1.0]
+    """
+    weights_BC = torch.where(candidates_BC.isnan(), 0.0, weights_BC.to(candidates_BC))
+    total_B = weights_BC.sum(1)
+    sum_B = (weights_BC * candidates_BC.nan_to_num(0.0)).sum(1)
+    return sum_B / torch.where(total_B > 0, total_B, torch.nan)
+
+
+class Mixture:
+    """The records of one run, one per domain: a new domain starts from the first candidate, whatever others learnt.
+
+    Args:
+        names: the candidates; the first serves alone until a batch has been learnt from.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.records: dict[int, Record] = {}
+
+    def weights_for(self, domains_B: Int[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """Each row's weights, by its domain, as past batches left them."""
+        weights_BC = torch.zeros(len(domains_B), len(self.names), device=domains_B.device)
+        for domain in domains_B.unique().tolist():
+            record = self.records.get(domain, Record.empty(len(self.names)))
+            weights_BC[domains_B == domain] = record.weights().to(weights_BC)
+        return weights_BC
+
+    def learn(
+        self,
+        candidates_BC: Float[Tensor, "B C"],
+        rewards_B: Float[Tensor, " B"],
+        weights_B: Float[Tensor, " B"],
+        domains_B: Int[Tensor, " B"],
+    ) -> None:
+        """Add a credited batch's errors; rollouts without a reward say nothing."""
+        errors_BC = rewards_B[:, None] - candidates_BC
+        for domain in domains_B[rewards_B.isfinite()].unique().tolist():
+            rows_B = rewards_B.isfinite() & (domains_B == domain)
+            record = self.records.get(domain, Record.empty(len(self.names)))
+            self.records[domain] = record.learnt(errors_BC[rows_B], weights_B[rows_B])
