@@ -42,7 +42,7 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path: Path) -> None
         ("[optimisation]\nsteps = 1.5\n", "optimisation.steps must be a whole number, got 1.5"),
         ("[optimisation]\nsteps = true\n", "optimisation.steps must be a whole number, got True"),
         ("[optimisation]\nsteps = '4'\n", "optimisation.steps must be a whole number, got '4'"),
-        ("[poise]\nbaseline = 'oracle'\n", "poise.baseline must be one of 'probe', 'leave-one-out'"),
+        ("[poise]\nbaseline = 'oracle'\n", "poise.baseline must be one of 'probe', 'prompt-probe'"),
         ("[reward]\nreward = [1]\n", "reward.reward must be text, got 1"),
         ("run = 3\n", "'run' is a section, write [run]"),
         ("[run\n", "is not valid TOML"),

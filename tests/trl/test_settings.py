@@ -42,7 +42,8 @@ def test_published_defaults(tmp_path: Path) -> None:
     [
         (
             {"num_generations": 1},
-            "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'tracker', 'critic', 'none'",
+            "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'tracker', 'critic', "
+            "'prompt-probe', 'auto', 'none'",
         ),
         ({"num_generations": 1, "baseline": "leave-one-out"}, "baseline='leave-one-out' .* its siblings"),
         ({"num_generations": 0, "baseline": "none"}, "needs at least 2"),
@@ -53,7 +54,10 @@ def test_published_defaults(tmp_path: Path) -> None:
         ({"scale_rewards": "group"}, "contains the rollout's own reward"),
         ({"scale_rewards": "batch", "baseline": "leave-one-out"}, "biases the gradient"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "replaces the baseline"),
-        ({"baseline": "oracle"}, "choose one of probe, leave-one-out, shrinkage, tracker, critic, group-mean, none"),
+        (
+            {"baseline": "oracle"},
+            "choose one of probe, leave-one-out, shrinkage, tracker, critic, prompt-probe, auto, group-mean, none",
+        ),
         ({"whiten_advantages": True}, "belongs to baseline='tracker' or 'critic' or 'none', not to 'probe'"),
         ({"whiten_advantages": True, "baseline": "group-mean"}, "scale_rewards scales it instead"),
         ({"baseline": "tracker", "tracker_half_life": 0.0}, "tracker_half_life must be positive"),
