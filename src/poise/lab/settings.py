@@ -129,6 +129,7 @@ class VarianceSettings(PolicySettings):
 
 # Rollouts of a held-out prompt that predictions are made from: the paper's Avg@8, and a group of 8 for its mean.
 SIBLINGS = 8
+CRITIC_SETTINGS = ("critic_rates", "critic_epochs")
 
 
 def check_positive(settings: PolicySettings, *names: str) -> None:

@@ -23,7 +23,7 @@ from poise.lab.metrics import Targets, interval, resample_weights, value_metrics
 from poise.lab.policy import FrozenPolicy, Prompts, domain_of, keep, load_policy, load_prompts, numbered
 from poise.lab.probes import ALL, Training, Variant, fit_and_predict, reference, with_config
 from poise.lab.rollouts import PROXIES, Rollouts, View, collect
-from poise.lab.settings import SIBLINGS, ValueSettings, described, folder_of
+from poise.lab.settings import CRITIC_SETTINGS, SIBLINGS, ValueSettings, described, folder_of
 from poise.lab.study import Steps, show, write_study
 
 Entry = tuple[str, str, float | None, Variant]  # table, name, place along a sweep, variant
@@ -60,9 +60,8 @@ def run(settings: ValueSettings) -> int:
     folder, steps = folder_of(settings, "value"), Steps(console)
     with steps.progress:
         training, held_out, prompts = gather(settings, prompts, policy, folder, steps)
-        measured = _rivals(
-            settings, prompts, policy, training, held_out, Cache(folder / "critics", _key(settings)), steps
-        )
+        critics = Cache(folder / "critics", _key(settings, *CRITIC_SETTINGS))
+        measured = _rivals(settings, prompts, policy, training, held_out, critics, steps)
         domains = prompts.domains
         number_of = numbered(prompts)
         domains_P = torch.tensor([number_of[name] for name in domains])
@@ -262,14 +261,7 @@ def _layers(settings: ValueSettings, policy: FrozenPolicy) -> list[int]:
     )
 
 
-def _key(settings: ValueSettings) -> dict:
-    names = (
-        "batch_size",
-        "train_prompts",
-        "held_out_prompts",
-        "k",
-        "end_of_reasoning",
-        "prompt_layer",
-        "reasoning_layer",
-    )
-    return described(settings, (*names, "state_window", "sweep_layers", "windows", "critic_rates", "critic_epochs"))
+def _key(settings: ValueSettings, *more: str) -> dict:
+    names = ("batch_size", "train_prompts", "held_out_prompts", "k", "end_of_reasoning", "prompt_layer")
+    names += ("reasoning_layer", "state_window", "sweep_layers", "windows")
+    return described(settings, (*names, *more))

@@ -37,7 +37,7 @@ from poise.lab.policy import FrozenPolicy, Prompts, domain_of, keep, load_policy
 from poise.lab.probes import ALL, Training, Variant, fit_and_predict, reference, with_config
 from poise.lab.rollouts import PROXIES, Rollouts, collect
 from poise.lab.scores import Projection
-from poise.lab.settings import VarianceSettings, described, folder_of
+from poise.lab.settings import CRITIC_SETTINGS, VarianceSettings, described, folder_of
 from poise.lab.study import Steps, show, write_study
 
 RLOO_2 = "RLOO"
@@ -115,7 +115,7 @@ def predict(
         return {"predictions": fit.predict([policy.encode(row) for row in prompts.held_out]).detach()}, {}
 
     with steps.step("critic", settings.critic_epochs * len(settings.critic_rates)) as done:
-        cache = Cache(folder / "critics", _key(settings))
+        cache = Cache(folder / "critics", _key(settings, *CRITIC_SETTINGS))
         found["critic"] = cache.once("prompt", lambda: make(done))[0]["predictions"]
     found["constant"] = torch.full_like(found["critic"], training.mean)
     return found
@@ -342,5 +342,5 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 
 def _key(settings: VarianceSettings, *more: str) -> dict[str, Any]:
     names = ("batch_size", "train_prompts", "prompts", "rollouts", "oracle_rollouts", "end_of_reasoning")
-    names += ("prompt_layer", "reasoning_layer", "state_window", "critic_rates", "critic_epochs")
+    names += ("prompt_layer", "reasoning_layer", "state_window")
     return described(settings, (*names, *more))
