@@ -200,10 +200,11 @@ def rivals_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(-0.6, 1.1)
     axes.axvline(0, color="#777777", lw=1)
-    axes.set_xlabel("share of the variance of p(x) explained (1: the pass rate itself, 0: the constant)")
+    axes.set_xlabel("share of Var p(x) explained (1: p itself; bars end at −0.6)")
+    axes.set_axisbelow(True)
     axes.set_title("How much of the pass rate is known beforehand")
     if len(domains) > 1:
-        axes.legend(loc="lower left", fontsize=9)
+        axes.legend(loc="upper right", fontsize=9)
     return figure
 
 
@@ -223,6 +224,8 @@ def sweeps_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.fill_between(x, [v["low"] for v in values], [v["high"] for v in values], color=COLOURS[0], alpha=0.2)
         if table in ("rows", "alpha", "window", "components"):
             axes.set_xscale("log")
+            axes.set_xticks(x, [f"{place:g}" for place in x], rotation=45, fontsize=8)
+            axes.minorticks_off()
         axes.set_title(_TITLES[table][1])
     axes = panels[len(found)]
     chosen = rows_where(rows, table="features", domain="all")
@@ -230,6 +233,7 @@ def sweeps_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.bar(range(len(chosen)), values, color=COLOURS[1])
     axes.set_xticks(range(len(chosen)), [row["name"] for row in chosen], rotation=60, ha="right", fontsize=8)
     axes.set_title("Features")
+    axes.set_axisbelow(True)
     for axes in panels[len(found) + 1 :]:
         axes.set_visible(False)
     for place in (0, 3):

@@ -162,6 +162,7 @@ def methods_figure(rows: Sequence[dict[str, Any]]) -> Figure:
             y, mean, height * 0.9, xerr=spread, color=COLOURS[place], label=metric, error_kw={"lw": 1, "capsize": 2}
         )
     axes.axvline(1, color="#777777", lw=1, ls=":")
+    axes.set_axisbelow(True)
     axes.set_yticks(range(len(shown)), labels, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("total variance / that of RLOO-2")
