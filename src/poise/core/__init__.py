@@ -17,8 +17,6 @@ from poise.core.returns import gae, whiten
 from poise.core.rollouts import Credit, Rollouts, domain_id, prompt_id
 from poise.core.scores import squared_score
 from poise.core.states import StateCapture, StateSpec, decoder_blocks, resolve_layer
-from poise.core.token_states import TokenSamples, TokenStates
-from poise.core.token_values import TokenValues, TokenValuesConfig
 from poise.core.tokens import TokenLayout, token_entropy
 from poise.core.tracker import Tracker, TrackerConfig
 from poise.core.trees import load_state, map_tensors, save_state
@@ -37,10 +35,6 @@ __all__ = [
     "StateCapture",
     "StateSpec",
     "TokenLayout",
-    "TokenSamples",
-    "TokenStates",
-    "TokenValues",
-    "TokenValuesConfig",
     "Tracker",
     "TrackerConfig",
     "ValueEstimator",

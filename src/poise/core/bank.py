@@ -31,7 +31,7 @@ class ProbeBank:
 
     def __init__(self, config: ProbeConfig, capacity: int, own_rows: int, with_prompt: bool) -> None:
         self.config, self.capacity, self.own_rows, self.with_prompt = config, capacity, own_rows, with_prompt
-        self.buffers: dict[int, RollingBuffer[CrossedPairs]] = {}
+        self.buffers: dict[int, RollingBuffer] = {}
         self.probes: dict[int, Probe] = {}
         self.fitted_rows: dict[int, int] = {}
         self.records: dict[int, Record] = {}  # of each probe's penalties, where there are several

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -14,9 +13,6 @@ from poise.core.trees import cat_tensors, map_tensors, tensors_of
 from poise.errors import ConfigError
 
 _PIECE_ROWS = 128
-
-
-RowsT = TypeVar("RowsT")  # a dataclass of tensors of one length, one of them `groups_B`
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class CrossedPairs:
         return cat_tensors(parts)
 
 
-class RollingBuffer(Generic[RowsT]):
+class RollingBuffer:
     """The newest `capacity` rows, in whole prompt groups.
 
     The rows stay in one block of memory that is reused from step to step: `pairs` is a view of it, which the next
@@ -64,41 +60,41 @@ class RollingBuffer(Generic[RowsT]):
             raise ConfigError(f"the buffer needs a capacity of at least one row, got {capacity}")
         self.capacity = capacity
         self.groups_seen = 0
-        self._storage: RowsT | None = None
+        self._storage: CrossedPairs | None = None
         self._rows = 0
 
     def __len__(self) -> int:
         return self._rows
 
     @property
-    def pairs(self) -> RowsT | None:
+    def pairs(self) -> CrossedPairs | None:
         """The rows held, oldest first; None as long as there are none."""
-        return None if self._storage is None else _rows(self._storage, slice(0, self._rows))
+        return None if self._storage is None else self._storage.select(slice(0, self._rows))
 
-    def restore(self, pairs: RowsT, groups_seen: int) -> None:
+    def restore(self, pairs: CrossedPairs, groups_seen: int) -> None:
         """Continue from what a checkpoint held; the checkpoint keeps its own copy."""
         self._storage = map_tensors(pairs, torch.clone)
-        self._rows, self.groups_seen = len(_groups(pairs)), groups_seen
+        self._rows, self.groups_seen = len(pairs), groups_seen
 
-    def append(self, pairs: RowsT) -> None:
+    def append(self, pairs: CrossedPairs) -> None:
         """Add a step's pairs and evict the oldest groups beyond the capacity."""
-        groups_B = _groups(pairs)
-        if len(groups_B) == 0:
+        if len(pairs) == 0:
             return
-        _, local_B = groups_B.unique(return_inverse=True)
+        _, local_B = pairs.groups_B.unique(return_inverse=True)
         order_B = local_B.argsort(stable=True)
-        new: RowsT = replace(cast(Any, _rows(pairs, order_B)), groups_B=local_B[order_B] + self.groups_seen)
+        new = pairs.select(order_B)
+        new = replace(new, groups_B=local_B[order_B] + self.groups_seen)
         self.groups_seen += int(local_B.max()) + 1
         held = self.pairs
-        evicted = self._first_kept(_groups(new) if held is None else torch.cat([_groups(held), _groups(new)]))
+        evicted = self._first_kept(new.groups_B if held is None else torch.cat([held.groups_B, new.groups_B]))
         old_rows = max(0, self._rows - evicted)
-        new = _rows(new, slice(max(0, evicted - self._rows), None))
-        self._make_room(old_rows + len(_groups(new)), new)
+        new = new.select(slice(max(0, evicted - self._rows), None))
+        self._make_room(old_rows + len(new), new)
         assert self._storage is not None
         for stored, added in zip(tensors_of(self._storage), tensors_of(new), strict=True):
             _move_up(stored, evicted, old_rows)
             stored[old_rows : old_rows + len(added)] = added
-        self._rows = old_rows + len(_groups(new))
+        self._rows = old_rows + len(new)
 
     def _first_kept(self, groups_B: Tensor) -> int:
         excess = len(groups_B) - self.capacity
@@ -110,24 +106,16 @@ class RollingBuffer(Generic[RowsT]):
         kept = int((groups_B <= straddling).sum())
         return kept if kept < len(groups_B) else int((groups_B < groups_B[-1]).sum())
 
-    def _make_room(self, rows: int, like: RowsT) -> None:
+    def _make_room(self, rows: int, like: CrossedPairs) -> None:
         """Grow the storage to `rows` rows; twofold, so that filling the buffer copies each row only a few times."""
         held = self.pairs
-        if self._storage is not None and len(_groups(self._storage)) >= rows:
+        if self._storage is not None and len(self._storage) >= rows:
             return
         size = max(rows, min(2 * rows, self.capacity))
         self._storage = map_tensors(like, lambda tensor: tensor.new_empty(size, *tensor.shape[1:]))
         if held is not None:
             for stored, old in zip(tensors_of(self._storage), tensors_of(held), strict=True):
                 stored[: len(old)] = old
-
-
-def _groups(rows: object) -> Tensor:
-    return cast(Any, rows).groups_B
-
-
-def _rows(rows: RowsT, index: Tensor | slice) -> RowsT:
-    return map_tensors(rows, lambda tensor: tensor[index])
 
 
 def _move_up(rows: Tensor, by: int, count: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from poise.core import baselines as bl
 from poise.core.bank import SHARED, ProbeBank
-from poise.core.buffer import CrossedPairs, RollingBuffer
+from poise.core.buffer import RollingBuffer
 from poise.core.diagnostics import credit_metrics, probe_metrics, value_metrics
 from poise.core.features import Features
 from poise.core.mixture import Mixture, Record, combine
@@ -105,7 +105,7 @@ class ValueEstimator:
         return self.bank.probes
 
     @property
-    def buffers(self) -> dict[int, RollingBuffer[CrossedPairs]]:
+    def buffers(self) -> dict[int, RollingBuffer]:
         """The rows that each domain's probe is fitted on."""
         return self.bank.buffers
 

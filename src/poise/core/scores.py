@@ -27,12 +27,8 @@ def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[
     >>> squared_score(torch.tensor([[0.5, 0.75], [1.0, 0.5]]).log(), torch.tensor([[1, 1], [1, 0]])).tolist()
     [0.3125, 0.0]
     """
-    return torch.where(mask_BT.bool(), squared_surprise(log_probs_BT), 0.0).sum(1)
-
-
-def squared_surprise(log_probs_BT: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """(1 − π_t)² of each token, from log π_t (nats)."""
-    return (1 - log_probs_BT.detach().float().exp()).square()
+    surprise_BT = (1 - log_probs_BT.detach().float().exp()).square()
+    return torch.where(mask_BT.bool(), surprise_BT, 0.0).sum(1)
 
 
 def relative_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -1,8 +1,7 @@
 """Internal states: pooled hidden states read off the policy's own forward pass (the `capture` step of the flow).
 
-A forward hook on one decoder block per part pools inside the layer, so that no (B, T, H) tensor outlives it; of single
-tokens, one number each and a few sampled states leave (`TokenReading`). The hook exists only while a capture is armed:
-generation, reference-model calls and checkpoint recomputation never see it.
+A forward hook on one decoder block per part pools inside the layer, so that no (B, T, H) tensor outlives it. The hook
+exists only while a capture is armed: generation, reference-model calls and checkpoint recomputation never see it.
 """
 
 from __future__ import annotations
@@ -11,19 +10,14 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from poise.core.token_states import TokenReading
 from poise.core.tokens import TokenLayout, Window
 from poise.errors import CaptureError, ConfigError
-
-# Tokens whose states are turned to fp32 at once: 10 MB at 2,560 numbers each.
-_CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -105,29 +99,10 @@ def pool(hidden_NH: Float[Tensor, "N H"], window: Window, start: int = 0) -> Flo
         window: which flattened positions belong to each rollout.
         start: first flattened position of this shard.
     """
-    return pick(hidden_NH, window, start).sum(1)
-
-
-def pick(hidden_NH: Float[Tensor, "N H"], window: Window, start: int = 0) -> Float[Tensor, "B n H"]:
-    """The window's hidden states one by one, in fp32; zero where they lie in another shard."""
-    local_Bn, here_Bn = _local(window, start, len(hidden_NH))
-    return torch.where(here_Bn[..., None], hidden_NH[local_Bn].float(), 0.0)
-
-
-def project(
-    hidden_NH: Float[Tensor, "N H"], window: Window, start: int = 0, *, vector_H: Float[Tensor, " H"]
-) -> Float[Tensor, "B n"]:
-    """The window's hidden states times a vector, in fp32: one number each; zero where they lie in another shard."""
-    vector_H = vector_H.to(hidden_NH.device)
-    product_N = torch.cat([chunk_NH.float() @ vector_H for chunk_NH in hidden_NH.split(_CHUNK_TOKENS)])
-    local_Bn, here_Bn = _local(window, start, len(hidden_NH))
-    return torch.where(here_Bn, product_N[local_Bn], 0.0)
-
-
-def _local(window: Window, start: int, count: int) -> tuple[Tensor, Tensor]:
-    """Indices into the shard, and which of them lie in it."""
-    local_Bn = window.index_BN - start
-    return local_Bn.clamp(0, count - 1), window.valid_BN & (local_Bn >= 0) & (local_Bn < count)
+    local_BN = window.index_BN - start
+    here_BN = window.valid_BN & (local_BN >= 0) & (local_BN < hidden_NH.shape[0])
+    taken_BNH = hidden_NH[local_BN.clamp(0, hidden_NH.shape[0] - 1)].float()
+    return torch.where(here_BN[..., None], taken_BNH, 0.0).sum(1)
 
 
 @dataclass
@@ -135,17 +110,10 @@ class CapturedStates:
     """Pooled states of one armed forward pass, complete once the `with` block has ended.
 
     Rows without a single token in a part are NaN there, never zeros: such a rollout has no features.
-
-    Args:
-        prompt_BH, reasoning_BH: pooled states, fp32.
-        projections_BT, sampled_BMH: as in `TokenStates` and `TokenSamples`; empty if no `TokenReading` was asked for.
-        seconds: spent in the hooks.
     """
 
     prompt_BH: Tensor
     reasoning_BH: Tensor
-    projections_BT: Tensor
-    sampled_BMH: Tensor
     seconds: float = 0.0
 
 
@@ -167,64 +135,44 @@ class StateCapture:
 
     @contextmanager
     def armed(
-        self,
-        layout: TokenLayout,
-        start: int = 0,
-        reduce: Callable[[Tensor], Tensor] | None = None,
-        tokens: TokenReading | None = None,
+        self, layout: TokenLayout, start: int = 0, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> Generator[CapturedStates]:
-        """Read the states of the rollouts in `layout` from the forward calls made inside the `with` block.
+        """Pool the states of the rollouts in `layout` from the forward calls made inside the `with` block.
 
         Args:
             layout: where each rollout's tokens lie. A padded batch may come in several calls (micro-batches of whole
                 rows, in order); a packed one in one call.
             start: first flattened position that this process computes (sequence parallelism).
-            reduce: sums a tensor over the processes that share the sequence; None if there is one.
-            tokens: what to read of single tokens' states, at the block that describes the reasoning.
+            reduce: sums a (B, H) tensor over the processes that share the sequence; None if there is one.
 
         Raises:
             CaptureError: the block did not run, or not for every row, or with other shapes than the layout's.
         """
-        spec, (prompt, reasoning) = self.spec, self._blocks
-        readings = {
-            "prompt": (prompt, layout.prompt_window(spec.window), pool),
-            "reasoning": (reasoning, layout.reasoning_window(spec.window, spec.end_of_reasoning), pool),
-        }
-        if tokens is not None:
-            readings["sampled"] = (reasoning, tokens.sampled, pick)
-            if tokens.vector_H is not None:
-                readings["projections"] = (reasoning, tokens.before, partial(project, vector_H=tokens.vector_H))
-        hooks = {name: _Reading(layout, window, take, start, reduce) for name, (_, window, take) in readings.items()}
-        handles = [block.register_forward_hook(hooks[name].hook) for name, (block, _, _) in readings.items()]
-        nothing = torch.empty(0)
-        states = CapturedStates(nothing, nothing, nothing, nothing)
+        spec = self.spec
+        windows = (layout.prompt_window(spec.window), layout.reasoning_window(spec.window, spec.end_of_reasoning))
+        poolings = [_Pooling(layout, window, start, reduce) for window in windows]
+        handles = [
+            block.register_forward_hook(pooling.hook) for block, pooling in zip(self._blocks, poolings, strict=True)
+        ]
+        states = CapturedStates(torch.empty(0), torch.empty(0))
         try:
             yield states
         finally:
             for handle in handles:
                 handle.remove()
-        states.prompt_BH, states.reasoning_BH = hooks["prompt"].mean(), hooks["reasoning"].mean()
-        if tokens is not None:
-            states.sampled_BMH = hooks["sampled"].total()
-            known_BT = hooks["projections"].total() if "projections" in hooks else torch.nan
-            states.projections_BT = torch.where(tokens.mask_BT, known_BT, torch.nan)
-        states.seconds = sum(hook.seconds for hook in hooks.values())
-        self.calls += len(hooks["prompt"].parts)
+        states.prompt_BH, states.reasoning_BH = (pooling.mean() for pooling in poolings)
+        states.seconds = sum(pooling.seconds for pooling in poolings)
+        self.calls += len(poolings[0].sums)
 
 
-class _Reading:
-    """What `take` reads of one window of each rollout, gathered by a hook over the calls of one armed forward pass."""
+class _Pooling:
+    """One part's window sums, gathered by a hook over the (micro-batched) calls of one armed forward pass."""
 
     def __init__(
-        self,
-        layout: TokenLayout,
-        window: Window,
-        take: Callable[[Tensor, Window, int], Tensor],
-        start: int,
-        reduce: Callable[[Tensor], Tensor] | None,
+        self, layout: TokenLayout, window: Window, start: int, reduce: Callable[[Tensor], Tensor] | None
     ) -> None:
-        self.layout, self.window, self.take, self.start, self.reduce = layout, window, take, start, reduce
-        self.parts: list[Tensor] = []
+        self.layout, self.window, self.start, self.reduce = layout, window, start, reduce
+        self.sums: list[Tensor] = []
         self.rows = 0
         self.seconds = 0.0
 
@@ -239,21 +187,18 @@ class _Reading:
                 f"the hooked block saw {len(flat_NH)} of {self.layout.length} packed tokens; where processes share "
                 "the sequence, arm the capture with `start` and `reduce`"
             )
-        self.parts.append(self.take(flat_NH, self.window.rows(self.rows, self.rows + rows), first))
+        self.sums.append(pool(flat_NH, self.window.rows(self.rows, self.rows + rows), first))
         self.rows += rows
         self.seconds += time.perf_counter() - began
 
-    def total(self) -> Tensor:
-        """All rows, summed over the processes that share the sequence."""
+    def mean(self) -> Tensor:
         if self.rows != len(self.window.index_BN):
             raise CaptureError(
                 f"the hooked block ran for {self.rows} of {len(self.window.index_BN)} rollouts; the forward pass "
                 "inside the capture must run the policy once over every row"
             )
-        total = torch.cat(self.parts)
-        return total if self.reduce is None else self.reduce(total)
-
-    def mean(self) -> Tensor:
-        sum_BH = self.total()
+        sum_BH = torch.cat(self.sums)
+        if self.reduce is not None:
+            sum_BH = self.reduce(sum_BH)
         count_B = self.window.valid_BN.sum(1).to(sum_BH)
         return sum_BH / torch.where(count_B > 0, count_B, torch.nan)[:, None]
