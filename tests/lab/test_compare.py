@@ -13,7 +13,7 @@ from planted_race import METHODS, fill, plant
 from poise.errors import ConfigError
 from poise.lab import compare
 from poise.lab.compare_curves import area, crossing, table
-from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, race_runs, tuning_runs
+from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, matched_methods, race_runs, tuning_runs
 from poise.lab.compare_page import page, rollouts_text
 from poise.lab.compare_queue import finished_below, is_finished
 from poise.lab.compare_settings import QUICK, CompareSettings
@@ -170,6 +170,15 @@ def test_runs_share_what_a_fair_race_shares() -> None:
     for first, second in zip(race, matched, strict=True):
         assert replace(first.settings.optimisation, update_norm=0.25) == second.settings.optimisation
     assert [run.settings.run.seed for run in race[: len(methods)]] == [0] * len(methods)  # all of a seed, then the next
+
+
+def test_the_matched_arm_can_be_of_some_methods_only() -> None:
+    settings = CompareSettings(matched_only=("rloo-2", "poise"))
+    methods = load_methods(settings)
+    assert list(matched_methods(settings, methods)) == ["poise", "rloo-2", "dapo"]  # the reference always takes part
+    assert list(matched_methods(CompareSettings(), methods)) == list(methods)
+    with pytest.raises(ConfigError, match=r"--matched-only names 'rlo-2', which does not race; did you mean 'rloo-2'"):
+        load_methods(replace(settings, matched_only=("rlo-2",)))
 
 
 WRONG = [

@@ -18,7 +18,18 @@ from rich.console import Console
 
 from poise.errors import ConfigError
 from poise.lab.compare_curves import Curve, read_curve, table
-from poise.lab.compare_methods import MATCHED, RACE, TUNING, Method, Run, load_methods, make_run, race_runs, tuning_runs
+from poise.lab.compare_methods import (
+    MATCHED,
+    RACE,
+    TUNING,
+    Method,
+    Run,
+    load_methods,
+    make_run,
+    matched_methods,
+    race_runs,
+    tuning_runs,
+)
 from poise.lab.compare_page import page
 from poise.lab.compare_queue import finished_below, is_finished, run_all
 from poise.lab.compare_settings import CompareSettings
@@ -60,7 +71,7 @@ def run(settings: CompareSettings, dry: bool = False, finished: bool = False) ->
     refuse_incomparable(curves[RACE], settings)
     norm = median_update_norm(curves[RACE], settings.reference) if settings.matched else 0.0
     if norm:
-        curves[MATCHED] = make(MATCHED, race_runs(settings, methods, rates, norm))
+        curves[MATCHED] = make(MATCHED, race_runs(settings, matched_methods(settings, methods), rates, norm))
     study = page(curves, methods, settings, norm)
     _write_table(curves, settings.folder / "curves.parquet")
     write_study(study, settings.folder, settings, time.perf_counter() - began)
@@ -70,8 +81,9 @@ def run(settings: CompareSettings, dry: bool = False, finished: bool = False) ->
 
 def _planned(settings: CompareSettings, methods: Mapping[str, Method], rates: Mapping[str, float]) -> list[Run]:
     """All runs; those after the tuning stand for what it will choose."""
-    race = race_runs(settings, methods, rates)
-    return [*tuning_runs(settings, methods), *race, *(race if settings.matched else [])]
+    matched = matched_methods(settings, methods) if settings.matched else {}
+    race = [run for named in (methods, matched) for run in race_runs(settings, named, rates)]
+    return [*tuning_runs(settings, methods), *race]
 
 
 def _announce(console: Console, settings: CompareSettings, planned: Sequence[Run], jobs: int, dry: bool) -> None:

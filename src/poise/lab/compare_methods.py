@@ -74,7 +74,16 @@ def load_methods(settings: CompareSettings) -> dict[str, Method]:
         raise ConfigError(
             f"the reference {settings.reference} does not race; add it to --only, or name another --reference"
         )
+    for name in settings.matched_only:
+        if name not in chosen:
+            raise ConfigError(f"--matched-only names {name!r}, which does not race{suggest(name, chosen)}")
     return chosen
+
+
+def matched_methods(settings: CompareSettings, methods: Mapping[str, Method]) -> dict[str, Method]:
+    """Those of the matched arm: the named ones and the reference that they are compared with."""
+    named = (*settings.matched_only, settings.reference) if settings.matched_only else tuple(methods)
+    return {name: method for name, method in methods.items() if name in named}
 
 
 def make_run(

@@ -34,6 +34,8 @@ class CompareSettings:
     """Budget of each tuning run."""
     matched: bool = True
     """Race a second time with every update of every method stretched to one norm: direction without step size."""
+    matched_only: tuple[str, ...] = ()
+    """Methods of that second race, beside the reference; all if not set."""
     evaluations: int = 8
     """Held-out evaluations per run, besides the one before it."""
     held_out: int = 512
