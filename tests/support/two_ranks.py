@@ -53,7 +53,7 @@ result = {
     "estimator": digest([state["tensors"][name] for name in sorted(state["tensors"])]),
     "meta": state["meta"],
     "weights": digest(whole),
-    "critic": digest(list(trainer._critic.critic.parameters())) if trainer._critic else None,
+    "critic": digest(list(trainer.critic.critic.parameters())) if trainer.critic else None,
     "log": [entry for entry in trainer.state.log_history if "loss" in entry],
     "norms": [float(parameter.double().norm()) for parameter in whole],
 }

@@ -24,15 +24,15 @@ def watched(folder: Path, **settings: Any) -> tuple[Any, list[dict[str, Any]]]:
     """A trainer and, of each batch: the critic before it, what was generated, and what the critic made of it."""
     trainer = tiny_policy.trainer(folder, baseline="critic", critic_learning_rate=1e-2, **settings)
     seen: list[dict[str, Any]] = []
-    learn = trainer._critic.learn
+    learn = trainer.critic.learn
 
     def spy(output: Any, valued: Any) -> Any:
-        before = copy.deepcopy(trainer._critic.critic)
+        before = copy.deepcopy(trainer.critic.critic)
         metrics = learn(output, valued)
         seen.append({"critic": before, "output": output, "valued": valued, "rewards_B": trainer._rewards_B})
         return metrics
 
-    trainer._critic.learn = spy
+    trainer.critic.learn = spy
     return trainer, seen
 
 
@@ -77,7 +77,7 @@ def test_an_update_is_adamw_on_the_squared_error(tmp_path: Path) -> None:
     (0.5 * torch.stack(losses).sum() / used_BT.sum()).backward()
     torch.nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
     optimizer.step()
-    for (name, wanted), got in zip(critic.named_parameters(), trainer._critic.critic.parameters(), strict=True):
+    for (name, wanted), got in zip(critic.named_parameters(), trainer.critic.critic.parameters(), strict=True):
         torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -100,7 +100,7 @@ def test_the_critic_learns_which_prompts_are_easy(tmp_path: Path) -> None:
 def test_clipping_bounds_what_a_value_gains_by_moving(tmp_path: Path) -> None:
     trainer, seen = watched(tmp_path, critic_clip=0.1)
     trainer.train()
-    learner, valued = trainer._critic, seen[0]["valued"]
+    learner, valued = trainer.critic, seen[0]["valued"]
     rows = torch.tensor([0])
     old, returns = valued.values_BT[rows], valued.returns_BT[rows]
     moved = old + 0.5 * (returns - old).sign()
@@ -126,7 +126,7 @@ def test_the_critic_keeps_its_precision(settings: dict[str, Any], tmp_path: Path
         settings = {"model": tiny_policy.model().bfloat16()}
     trainer, seen = watched(tmp_path, max_steps=2, **settings)
     trainer.train()
-    assert {parameter.dtype for parameter in trainer._critic.critic.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in trainer.critic.critic.parameters()} == {torch.float32}
     assert seen[-1]["valued"].values_BT.dtype == torch.float32
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in logged(trainer))
 
@@ -138,8 +138,8 @@ def test_failed_rewards_teach_the_critic_nothing(tmp_path: Path) -> None:
 
     trainer = tiny_policy.trainer(tmp_path, half, baseline="critic", num_generations=1)
     seen: list[Any] = []
-    learn = trainer._critic.learn
-    trainer._critic.learn = lambda output, valued: seen.append(valued) or learn(output, valued)
+    learn = trainer.critic.learn
+    trainer.critic.learn = lambda output, valued: seen.append(valued) or learn(output, valued)
     trainer.train()
     assert not seen[0].used_BT[1::2].any()
     assert seen[0].used_BT[::2].any(1).all()

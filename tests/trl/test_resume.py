@@ -42,9 +42,9 @@ class KillAt(TrainerCallback):
 
 
 def critic_state(trainer: Any) -> list[torch.Tensor]:
-    if trainer._critic is None:
+    if trainer.critic is None:
         return []
-    state, parameters = trainer._critic.optimizer.state, list(trainer._critic.critic.parameters())
+    state, parameters = trainer.critic.optimizer.state, list(trainer.critic.critic.parameters())
     assert state
     names = ("step", "exp_avg", "exp_avg_sq")
     return [*parameters, *(state[parameter][name] for parameter in parameters for name in names)]

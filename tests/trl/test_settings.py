@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from trl import GRPOConfig
 import tiny_policy
 from poise.errors import CaptureError, ConfigError, PoiseError
 from poise.trl import PoiseConfig, PoiseTrainer, contract
+
+# Private attributes that PoiseTrainer sets itself.
+OWN = {"_capture", "_guard", "_parts", "_failed_batches", "_rewards_B"}
 
 
 def test_published_defaults(tmp_path: Path) -> None:
@@ -166,6 +170,21 @@ def test_a_moved_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(contract.MENTIONS, "_compute_loss", ("something else entirely",))
     with pytest.raises(ConfigError, match=r"'something else entirely' in GRPOTrainer\._compute_loss"):
         contract.check()
+
+
+def test_the_contract_names_every_private_symbol_of_trl_in_use() -> None:
+    listed = " ".join([*contract.METHODS, *(mention for group in contract.MENTIONS.values() for mention in group)])
+    for file in Path(contract.__file__).parent.glob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        on_trainer = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_trainer(node.value, file)}
+        ours = {name for name in vars(PoiseTrainer) if not hasattr(trl.GRPOTrainer, name)}
+        private = {name for name in on_trainer - ours - OWN if name.startswith("_") and not name.startswith("__")}
+        assert not (missing := {name for name in private if name not in listed}), f"{file.name} uses {missing}"
+
+
+def _is_trainer(owner: ast.expr, file: Path) -> bool:
+    """`self` in trainer.py, `trainer` and `self.trainer` in the files beside it."""
+    return ast.unparse(owner) in (("self", "super()") if file.name == "trainer.py" else ("trainer", "self.trainer"))
 
 
 def test_a_loss_without_the_forward_pass_is_loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

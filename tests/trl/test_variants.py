@@ -25,7 +25,7 @@ def test_lora(tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, peft_config=lora, max_steps=3, beta=0.04)
     assert trainer.ref_model is None, "the reference is the same model with its adapter off"
     trainer.train()
-    assert trainer._capture.calls == 3, "the reference's forward passes are not captured"
+    assert trainer._capture.states.calls == 3, "the reference's forward passes are not captured"
     assert trainer.state.log_history[-2]["poise/probe_share"] == 1.0
 
 

@@ -32,10 +32,22 @@ METHODS: dict[str, tuple[str, ...]] = {
     "training_step": ("model", "inputs", "num_items_in_batch"),
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
+    "_get_output_dir": ("trial",),
 }
 # Names that the methods above must still mention: attributes we set, keys we replace.
 MENTIONS: dict[str, tuple[str, ...]] = {
-    "__init__": ("_buffered_inputs", "_step", "_logs", "reward_weights"),
+    "__init__": (
+        "self._buffered_inputs = ",
+        "self._step = ",
+        "self._logs = ",
+        "self._metrics = ",
+        "self._tokenizer = ",
+        "self._is_vlm = ",
+        "self.reward_weights = ",
+        "self.num_iterations = ",
+        "self.environment_factories = ",
+        "self.vllm_importance_sampling_correction = ",
+    ),
     "_get_train_sampler": ("RepeatSampler(", "seed=self.args.seed"),
     "_prepare_inputs": ("_buffered_inputs", "_step % generate_every", "split_tensor_dict", "shuffle_sequence_dict"),
     "_generate_and_score_completions": (
@@ -44,6 +56,9 @@ MENTIONS: dict[str, tuple[str, ...]] = {
         '"advantages": advantages',
         '_logs["advantages"]',
         '_logs["extra"]',
+        '"prompt_mask"',
+        '"completion_mask"',
+        '"num_items_in_batch"',
     ),
     "_compute_loss": ('inputs["advantages"]', '"tool_mask" not in inputs', "self._get_per_token_logps_and_entropies("),
     "training_step": ("self._step += 1",),

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from poise.core import Rollouts, StateCapture
 from poise.trl import PoiseConfig, PoiseTrainer
+from poise.trl.batch import domains_of
 
 
 def trainer_of(folder: Path) -> PoiseTrainer:
@@ -37,7 +38,8 @@ def trainer_of(folder: Path) -> PoiseTrainer:
     model = AutoModelForCausalLM.from_pretrained(folder)
     rows = Dataset.from_list([{"prompt": "t10"}] * 8)
     trainer = PoiseTrainer(model, _no_reward, args, rows, processing_class=tokenizer)
-    trainer._capture = StateCapture(trainer.model, SPEC)  # ends of reasoning by id: this vocabulary cannot write one
+    # Ends of reasoning by id: this vocabulary cannot write one.
+    trainer._capture.states = StateCapture(trainer.model, SPEC)
     return trainer
 
 
@@ -60,7 +62,7 @@ def rollouts_by(trainer: PoiseTrainer, step: int) -> Rollouts:
     prompts, responses, rewards_B = rollouts_of_step(step)
     prompt_ids, prompt_mask = padded(prompts, left=True)
     completion_ids, completion_mask = padded(responses, left=False)
-    features, weights_B = trainer._extra_forward(
+    seen = trainer._capture.extra_forward(
         {
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
@@ -68,8 +70,8 @@ def rollouts_by(trainer: PoiseTrainer, step: int) -> Rollouts:
             "completion_mask": completion_mask,
         }
     )
-    domains_B = trainer._domains([{"domain": source} for source in SOURCES], torch.device("cpu"))
-    return Rollouts(rewards_B, torch.arange(8) // trainer.num_generations, features, domains_B, weights_B)
+    domains_B = domains_of([{"domain": source} for source in SOURCES], "domain", torch.device("cpu"))
+    return Rollouts(rewards_B, torch.arange(8) // trainer.num_generations, seen.features, domains_B, seen.weights_B)
 
 
 if __name__ == "__main__":

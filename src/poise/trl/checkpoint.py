@@ -1,0 +1,38 @@
+"""POISE's part of a checkpoint: the estimator, the counters, and the critic where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from poise.core import load_state, save_state
+
+STATE_FILE = "poise.safetensors"
+
+
+def save_into(folder: Path, trainer: Any) -> None:
+    """Write it before TRL writes trainer_state.json: without that file a checkpoint is incomplete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = trainer.estimator.state_dict()
+    state["meta"]["trainer"] = {"sampled_rollouts": trainer.step_log.sampled_rollouts}
+    if trainer.dynamic is not None:
+        state["meta"]["trainer"]["further_prompts"] = trainer.dynamic.further.taken
+    save_state(folder / STATE_FILE, state)
+    if trainer.critic is not None:
+        trainer.critic.save(folder)
+
+
+def load_from(folder: Path, trainer: Any) -> None:
+    """Continue from `save_into`.
+
+    Raises:
+        StateMismatchError: it was written under another layer, pooling, feature set or configuration.
+    """
+    state = load_state(folder / STATE_FILE)
+    trainer.estimator.load_state_dict(state, trainer.accelerator.device)
+    counters = state["meta"]["trainer"]
+    trainer.step_log.sampled_rollouts = counters["sampled_rollouts"]
+    if trainer.dynamic is not None:
+        trainer.dynamic.further.taken = counters.get("further_prompts", 0)
+    if trainer.critic is not None:
+        trainer.critic.load(folder)
