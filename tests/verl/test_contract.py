@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ pytest.importorskip("verl")
 import transfer_queue as tq
 import verl
 from transfer_queue import KVBatchMeta
+from verl.models.transformers import monkey_patch
 from verl.trainer import main_ppo
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo import core_algos, padding_utils, ray_trainer
 from verl.trainer.ppo.metric_utils import process_validation_metrics
-from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.trainer.ppo.utils import Role, need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync, agent_loop_tq, get_trainer_cls, trainer_base
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
@@ -23,6 +26,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from poise.verl import refusals
 from poise.verl.engine import CapturingFSDPEngine
 from poise.verl.runner import PoiseTaskRunner
 from poise.verl.trainer import TRAINER, PoiseTrainer
@@ -105,6 +109,23 @@ def test_the_actor_worker_names_its_training_worker() -> None:
     assert CapturingActorRolloutRefWorker.actor_worker_cls is CapturingTrainingWorker
     assert CapturingActorRolloutRefWorker.ref_worker_cls is TrainingWorker
     assert "self.actor_worker_cls(" in inspect.getsource(ActorRolloutRefWorker.init_model)
+
+
+def test_the_trainer_keeps_its_workers_classes_where_we_look() -> None:
+    source = inspect.getsource(PPOTrainerSync._init_resource_pool_mgr)
+    assert "self.role_worker_mapping[role] = ray.remote(ActorRolloutRefWorker)" in source
+    assert {"Actor", "ActorRollout", "ActorRolloutRef"} <= set(Role.__members__)
+
+
+def test_fused_kernels_that_return_entropies() -> None:
+    """Any other backend leaves the model as it is, and then the engine finds no entropy."""
+    listed = re.search(r"fused_kernels_backend not in (\[.*?\])", inspect.getsource(monkey_patch))
+    assert listed is not None
+    assert set(ast.literal_eval(listed[1])) == set(refusals._FUSED_WITH_ENTROPY)
+
+
+def test_dumped_rollouts_carry_the_batchs_keys() -> None:
+    assert '"uid"' in inspect.getsource(PPOTrainerSync._log_rollout_data)
 
 
 def test_registries() -> None:

@@ -37,7 +37,7 @@ def test_literal_row() -> None:
                 "reward": "procedural",
                 "info": '{"terms": 2}',
                 "is_plain_prompt": False,
-                "plain": "answer,domain,info",
+                "plain": "prompt,answer,domain,info",
                 "columns": "{}",
             },
         }
@@ -72,6 +72,7 @@ OURS = st.fixed_dictionaries(
         "domain": st.text() | st.none(),
         "info": st.dictionaries(st.text(), JSON, max_size=3).map(json.dumps) | JSON,
         "level": JSON,
+        "question": st.text(),
         "solution": JSON,
     },
 )
@@ -85,9 +86,19 @@ THEIRS = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(OURS, max_size=3), st.sampled_from(["answer", "solution"]))
-def test_ours_to_verl_and_back(rows: list[dict[str, Any]], answer: str) -> None:
-    assert from_verl(to_verl(rows, answer=answer)) == rows
+@given(st.lists(OURS, max_size=3), st.sampled_from(["prompt", "question"]), st.sampled_from(["answer", "solution"]))
+def test_ours_to_verl_and_back(rows: list[dict[str, Any]], prompt: str, answer: str) -> None:
+    rows = [row for row in rows if prompt in row]
+    assert from_verl(to_verl(rows, prompt=prompt, answer=answer)) == rows
+
+
+def test_a_problem_may_have_another_name() -> None:
+    """GSM8K's columns; what is called `prompt` besides is kept, too."""
+    row = {"question": "2 + 2 = ?", "answer": "Four.\n#### 4", "prompt": "Solve!"}
+    (verl,) = to_verl([row], prompt="question", domain="gsm8k")
+    assert verl["prompt"] == [{"role": "user", "content": "2 + 2 = ?"}]
+    assert (verl["data_source"], verl["reward_model"]["ground_truth"]) == ("gsm8k", "Four.\n#### 4")
+    assert from_verl([verl]) == [row]
 
 
 def test_any_trl_dataset_has_a_verl_form() -> None:

@@ -58,6 +58,14 @@ CASES = [
     (["+poise.probe.alhpa=4"], "poise.probe.alhpa is not a setting; did you mean poise.probe.alpha"),
     (["poise.probe.clip=[1,0]"], "clip must be \\(low, high\\)"),
     (["poise.capacity=many"], "poise.capacity must be of type int, got 'many'"),
+    (["poise.layer=middle"], "poise.layer must be of type int or float or null, got 'middle'"),
+    (["poise.window=0"], "the pooling window must be at least one token, got window=0"),
+    (["poise.end_of_reasoning=3"], "poise.end_of_reasoning must be of type str or null, got 3"),
+    (["poise.allow_fresh_probe=maybe"], "poise.allow_fresh_probe must be of type bool, got 'maybe'"),
+    (["poise.probe.clip=[low,1]"], "poise.probe.clip must be of type \\[low, high\\] or null, got \\['low', 1\\]"),
+    (["poise.probe.head=logistics"], "poise.probe.head=logistics is not a setting; did you mean poise.probe.head=logi"),
+    (["poise.probe.weights=scores"], "poise.probe.weights=scores is not a setting; did you mean poise.probe.weights="),
+    (["poise.probe=3"], "poise.probe holds the probe's settings"),
 ]
 
 
@@ -85,6 +93,8 @@ def test_refused(overrides: list[str], sentence: str) -> None:
     "overrides",
     [
         ["actor_rollout_ref.rollout.n=1", "poise.baseline=none"],
+        ["actor_rollout_ref.rollout.n=1", "poise.baseline=prompt-probe"],
+        ["poise.baseline=auto", "poise.probe.alpha=null", "poise.probe.weights=score"],
         ["actor_rollout_ref.rollout.n=8", "actor_rollout_ref.actor.strategy=fsdp2"],
         ["algorithm.use_kl_in_reward=True"],
         ["actor_rollout_ref.model.use_fused_kernels=True"],

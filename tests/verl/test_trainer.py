@@ -19,9 +19,9 @@ from verl.trainer.ppo.core_algos import get_kl_controller
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from poise.core import StateSpec, ValueEstimator, domain_id
+from poise.core import StateSpec, ValueEstimator, domain_id, load_state, save_state
 from poise.errors import StateMismatchError
-from poise.verl import refusals
+from poise.verl import launch, refusals
 from poise.verl.settings import feature_identity
 from poise.verl.trainer import PoiseTrainer
 
@@ -166,11 +166,11 @@ def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str,
     rows = {f"w{i}_{j}_0": {"reward": float(j), "log_p": -0.5 * (i + j)} for i in range(2) for j in range(2)}
     trainer._compute_advantage(put_batch(rows), {})
     (buffer,) = trainer.estimator.buffers.values()
-    # A pair counts with the score of the sibling whose reward is its target: three tokens of that probability.
-    expected = [3 * (1 - math.exp(-0.5 * score)) ** 2 / divisor for score in (1, 0, 2, 1)]
-    known = [value or 1e-6 * sum(expected) / 4 for value in expected]
+    # A pair counts with the score of the sibling whose reward is its target: three tokens of that probability. w0_0 was
+    # certain, so its reward says nothing of the gradient, and w0_1's pair stays out.
+    expected = [3 * (1 - math.exp(-0.5 * score)) ** 2 / divisor for score in (1, 2, 1)]
     assert buffer.pairs is not None
-    assert buffer.pairs.target_weights_B.tolist() == pytest.approx(known, rel=1e-5)
+    assert buffer.pairs.target_weights_B.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_kl_in_the_reward_is_part_of_what_is_credited(queue: None) -> None:
@@ -258,6 +258,43 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StateMismatchError, match=r"holds no poise.safetensors.*poise.allow_fresh_probe=True"):
         trainer_of(local)._load_checkpoint()
     trainer_of(local, "poise.allow_fresh_probe=True")._load_checkpoint()
+
+
+@pytest.mark.parametrize("baseline", ["auto", "prompt-probe"])
+def test_the_other_readers_of_states_resume_exactly(queue: None, tmp_path: Path, baseline: str) -> None:
+    chosen = (f"poise.baseline={baseline}", "poise.probe.alpha=null", "poise.cold_start_rows=8")
+    trainer, metrics = trainer_of(*chosen), {}
+
+    def lesson(step: int) -> KVBatchMeta:
+        share = {(i, j): (i + j * step) % 8 / 8 for i in range(8) for j in range(2)}
+        return put_batch({f"l{i}_{j}_0": {"reward": i / 8, "state": share[i, j]} for i, j in share})
+
+    for step in range(3):
+        trainer._compute_advantage(lesson(step), metrics)
+    assert metrics["poise/alpha"] in (1.0, 10.0, 100.0, 1000.0, 10000.0)
+    shares = [value for name, value in metrics.items() if name.startswith("poise/mix_")]
+    assert shares == [] if baseline == "prompt-probe" else sum(shares) == pytest.approx(1.0)
+    save_state(tmp_path / "poise.safetensors", trainer.estimator.state_dict())
+    resumed = trainer_of(*chosen)
+    resumed.estimator.load_state_dict(load_state(tmp_path / "poise.safetensors"))
+    expected = stored(trainer._compute_advantage(lesson(3), {}), "advantages")
+    assert stored(resumed._compute_advantage(lesson(3), {}), "advantages") == expected
+    assert len({row[0] for row in expected.values()}) > 8
+
+
+def test_what_the_driver_refuses_reaches_the_user_as_one_sentence(
+    queue: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer that the model lacks, or a changed one on resuming, is noticed in Ray's driver actor."""
+
+    @ray.remote
+    def driver() -> None:
+        raise StateMismatchError("reasoning_layer: saved 2, now 3")
+
+    monkeypatch.setattr(launch, "train", lambda config: ray.get(driver.remote()))
+    with pytest.raises(SystemExit, match="2"):
+        launch.run(compose())
+    assert capsys.readouterr().err == "poise-verl: reasoning_layer: saved 2, now 3\n"
 
 
 def test_validation_means_leave_failures_out(queue: None) -> None:

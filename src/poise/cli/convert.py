@@ -23,6 +23,8 @@ class ConvertSettings:
     """verl: data_source, prompt, reward_model, extra_info. trl: prompt, answer, domain, info."""
     reward: str = ""
     """Reward that verifies the rows under verl (math, module:function, ...); that of the rows' task if not set."""
+    prompt: str = "prompt"
+    """Column that holds the problem, text or messages."""
     answer: str = "answer"
     """Column that holds the ground truth."""
     domain: str = "unknown"
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> int:
 def _convert(source: str, target: Path, settings: ConvertSettings) -> int:
     from poise.verl.convert import convert_file, convert_rows
 
-    options = {name: getattr(settings, name) for name in ("split", "reward", "answer", "domain")}
+    options = {name: getattr(settings, name) for name in ("split", "reward", "prompt", "answer", "domain")}
     if Path(source).suffix in (".parquet", ".jsonl"):
         return convert_file(Path(source), target, settings.to, **options)
     from poise.runs.prompts import at_most

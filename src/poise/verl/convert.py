@@ -30,6 +30,7 @@ def to_verl(
     rows: Iterable[Mapping[str, Any]],
     split: str = "train",
     reward: str = "",
+    prompt: str = "prompt",
     answer: str = "answer",
     domain: str = "unknown",
 ) -> list[dict[str, Any]]:
@@ -40,13 +41,13 @@ def to_verl(
         split: noted in extra_info, as verl's own datasets do.
         reward: name of the reward that verifies the rows, for `poise.verl.reward.compute_score`; if empty, the reward
             of the task that `domain` names.
-        answer: column that holds the ground truth.
+        prompt, answer: columns that hold the problem (text or messages) and the ground truth.
         domain: data_source of rows that have no domain; verl's own word for it if not given.
 
     Raises:
         ConfigError: a row has no prompt, or holds what JSON cannot.
     """
-    return [_to_verl(row, index, split, reward, answer, domain) for index, row in enumerate(rows)]
+    return [_to_verl(row, index, split, reward, prompt, answer, domain) for index, row in enumerate(rows)]
 
 
 def from_verl(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -88,26 +89,29 @@ def info_of(extra_info: Mapping[str, Any]) -> str:
     return json.dumps(extra_info, ensure_ascii=False, default=str)
 
 
-def _to_verl(row: Mapping[str, Any], index: int, split: str, reward: str, answer: str, domain: str) -> dict[str, Any]:
-    _require(row, ("prompt",), index, "prompt, and as a rule answer, domain and info")
-    prompt, truth, info = row["prompt"], row.get(answer), row.get("info")
+def _to_verl(
+    row: Mapping[str, Any], index: int, split: str, reward: str, prompt: str, answer: str, domain: str
+) -> dict[str, Any]:
+    _require(row, (prompt,), index, f"{prompt}, and as a rule answer, domain and info (--prompt, --answer name others)")
+    problem, truth, info = row[prompt], row.get(answer), row.get("info")
     foreign = _foreign_part(info) if isinstance(info, str) else None
     if foreign is not None:
-        return {"data_source": row["domain"], "prompt": prompt, **foreign}
-    # What verl's side holds in another form, or lacks, comes back from the copy in `columns`.
-    fits = [column for column in _OPTIONAL if isinstance(row.get(column), str)]
-    plain = [column for column in fits if column != "answer" or answer == "answer"]
-    others = {key: value for key, value in row.items() if key not in ("prompt", *plain)}
+        return {"data_source": row["domain"], "prompt": problem, **foreign}
+    # What verl's side holds in another form or under another name, or lacks, comes back from the copy in `columns`.
+    renamed = {name for name, column in (("prompt", prompt), ("answer", answer)) if name != column}
+    fits = ["prompt", *(column for column in _OPTIONAL if isinstance(row.get(column), str))]
+    plain = [column for column in fits if column not in renamed]
+    others = {key: value for key, value in row.items() if key not in plain}
     return {
         "data_source": row["domain"] if "domain" in plain else domain,
-        "prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
+        "prompt": [{"role": "user", "content": problem}] if isinstance(problem, str) else problem,
         "reward_model": {"style": "rule", "ground_truth": "" if truth is None else _text(truth, index)},
         "extra_info": {
             "index": index,
             "split": split,
             "reward": reward,
             "info": "{}" if info is None else _text(info, index),
-            "is_plain_prompt": isinstance(prompt, str),
+            "is_plain_prompt": isinstance(problem, str),
             "plain": ",".join(plain),
             "columns": _text(others, index),
         },
@@ -120,9 +124,9 @@ def _from_verl(row: Mapping[str, Any], index: int) -> dict[str, Any]:
     truth = row["reward_model"].get("ground_truth")
     if _is_ours(extra_info):
         prompt = row["prompt"][0]["content"] if extra_info["is_plain_prompt"] else row["prompt"]
-        held = {"answer": truth, "domain": row["data_source"], "info": extra_info["info"]}
+        held = {"prompt": prompt, "answer": truth, "domain": row["data_source"], "info": extra_info["info"]}
         plain = {name: held[name] for name in extra_info["plain"].split(",") if name}
-        return {"prompt": prompt, **plain, **json.loads(extra_info["columns"])}
+        return {**plain, **json.loads(extra_info["columns"])}
     rest = {key: value for key, value in row.items() if key not in ("data_source", "prompt")}
     info, answer = _text({_FOREIGN: rest}, index), _text(truth, index)
     return {"prompt": row["prompt"], "answer": answer, "domain": row["data_source"], "info": info}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from poise.core import BASELINES, READ_STATES, EstimatorConfig, ProbeConfig, StateSpec
 from poise.errors import ConfigError
@@ -34,6 +34,9 @@ class PoiseSettings:
     end_of_reasoning: str | None = "</think>"
     allow_fresh_probe: bool = False
 
+    def __post_init__(self) -> None:
+        StateSpec(self.prompt_layer, self.reasoning_layer, self.window)  # refuses a window that pools nothing
+
     @staticmethod
     def of(section: Mapping[str, Any]) -> PoiseSettings:
         """Read the section; `layer` is the default of both layers.
@@ -42,7 +45,7 @@ class PoiseSettings:
             ConfigError: an unknown key, or a value that cannot work.
         """
         values = dict(section)
-        layer, probe = values.pop("layer", None), values.pop("probe", None) or {}
+        layer, probe = _fitting(values.pop("layer", None), int | float | None, "poise.layer"), values.pop("probe", None)
         for name in ("prompt_layer", "reasoning_layer"):
             values[name] = layer if values.get(name) is None else values[name]
             if values[name] is None:
@@ -50,11 +53,14 @@ class PoiseSettings:
         _refuse_unknown(
             values, {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}, "poise."
         )
+        probe = {} if probe is None else probe
+        if not isinstance(probe, Mapping):
+            raise ConfigError(f"poise.probe holds the probe's settings (poise.probe.alpha, ...), got {probe!r}")
         _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
         _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
         ours["probe"] = _built(ProbeConfig, probe, "poise.probe.")
-        return PoiseSettings(estimator=_built(EstimatorConfig, ours, "poise."), **values)
+        return _built(PoiseSettings, {**values, "estimator": _built(EstimatorConfig, ours, "poise.")}, "poise.")
 
     @property
     def needs_features(self) -> bool:
@@ -95,7 +101,7 @@ def _built(kind: type[SettingsT], values: Mapping[str, Any], prefix: str) -> Set
     """A settings object from YAML's values.
 
     Raises:
-        ConfigError: a number or switch that is of another type than its setting.
+        ConfigError: a value that is of another type than its setting, or none of its choices.
     """
     hints = get_type_hints(kind)
     return kind(**{name: _fitting(value, hints[name], f"{prefix}{name}") for name, value in values.items()})
@@ -103,15 +109,24 @@ def _built(kind: type[SettingsT], values: Mapping[str, Any], prefix: str) -> Set
 
 def _fitting(value: Any, hint: Any, name: str) -> Any:
     """YAML's lists are tuples here, and its whole numbers may be meant as floats."""
-    if isinstance(value, list):
-        return tuple(float(part) for part in value)
+    if get_origin(hint) is Literal:
+        _refuse_unknown([value], set(get_args(hint)), f"{name}=")
+        return value
     kinds = get_args(hint) or (hint,)
-    if float in kinds and type(value) is int:
+    if type(value) is int and float in kinds and int not in kinds:
         return float(value)
-    plain = {int, float, bool} & set(kinds)
-    if plain and type(value) not in kinds:
-        raise ConfigError(f"{name} must be of type {' or '.join(kind.__name__ for kind in plain)}, got {value!r}")
+    takes_pair = any(get_origin(kind) is tuple for kind in kinds)
+    if takes_pair and isinstance(value, list) and len(value) == 2 and {type(part) for part in value} <= {int, float}:
+        return float(value[0]), float(value[1])
+    if type(value) not in kinds:
+        raise ConfigError(f"{name} must be of type {' or '.join(map(_in_words, kinds))}, got {value!r}")
     return value
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return "[low, high]"
+    return "null" if kind is type(None) else kind.__name__
 
 
 def _refuse_unknown(given: Iterable[str], known: set[str], prefix: str) -> None:

@@ -50,6 +50,7 @@ _LAYOUTS = (
     Case("lora", lora=True),
     Case("ulysses", shards=2),
     Case("ulysses-to-length", shards=2, pad_to_length=True),
+    Case("all-together", shards=2, checkpointing=True, lora=True),
 )
 # Last, for verl patches the model's class; tied, for verl's FSDP2 keeps an untied head sharded, out of their reach.
 _FUSED = Case("fused-kernels", model="tied", fused=True)

@@ -16,9 +16,15 @@ from poise.core import EstimatorConfig, ProbeConfig, Rollouts, StateSpec, ValueE
 STEPS, PER_PROMPT = 3, 2
 SPEC = StateSpec(prompt_layer=1, reasoning_layer=3, window=3, end_of_reasoning=END)
 SOURCES = ["math", "math", "code", "code"] * 2
-# As published; and fitted with the rollouts' squared scores, seeing the sibling's reward.
-_PUBLISHED = ProbeConfig(prompt_components=2, reasoning_components=3, alpha=1.0)
-PROBES = {"published": _PUBLISHED, "weighted": replace(_PUBLISHED, weights="score", sibling_reward=True)}
+# As published; fitted with the rollouts' squared scores, seeing the sibling's reward; and all that chooses itself.
+_PROBE = ProbeConfig(prompt_components=2, reasoning_components=3, alpha=1.0)
+_PUBLISHED = EstimatorConfig(probe=_PROBE, capacity=12, cold_start_rows=4)
+ESTIMATORS = {
+    "published": _PUBLISHED,
+    "weighted": replace(_PUBLISHED, probe=replace(_PROBE, weights="score", sibling_reward=True)),
+    "prompt-probe": replace(_PUBLISHED, baseline="prompt-probe"),
+    "auto": replace(_PUBLISHED, baseline="auto", probe=replace(_PROBE, weights="score", alpha=None)),
+}
 
 
 def save_model(folder: Path) -> None:
@@ -42,13 +48,13 @@ def rollouts_of_step(step: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
 
 
 def credited(rollouts_of: Callable[[int], Rollouts]) -> dict[str, list[dict[str, Tensor]]]:
-    """For each kind of probe the steps one after the other: what each was credited with, before it was learnt from."""
+    """For each estimator the steps one after the other: what each was credited with, before it was learnt from."""
     rollouts = [rollouts_of(step) for step in range(STEPS)]
-    return {name: _credited(rollouts, probe) for name, probe in PROBES.items()}
+    return {name: _credited(rollouts, config) for name, config in ESTIMATORS.items()}
 
 
-def _credited(rollouts: list[Rollouts], probe: ProbeConfig) -> list[dict[str, Tensor]]:
-    estimator, found = ValueEstimator(EstimatorConfig(probe=probe, capacity=12, cold_start_rows=4), {}), []
+def _credited(rollouts: list[Rollouts], config: EstimatorConfig) -> list[dict[str, Tensor]]:
+    estimator, found = ValueEstimator(config, {}), []
     for step in rollouts:
         credit = estimator.credit(step)
         estimator.update(credit)
