@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from planted_race import METHODS, fill, plant
 from poise.errors import ConfigError
+from poise.eval.metrics import sign_flip_p_value
 from poise.lab import compare
 from poise.lab.compare_curves import area, crossing, table
+from poise.lab.compare_intervals import Bounds, t_quantile, tail_of
 from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, matched_methods, race_runs, tuning_runs
 from poise.lab.compare_page import page, rollouts_text
 from poise.lab.compare_queue import finished_below, is_finished
 from poise.lab.compare_settings import QUICK, CompareSettings
-from poise.lab.compare_stats import Bounds, best_rates, median_update_norm, rank_correlation, standings
+from poise.lab.compare_stats import Standing, best_rates, median_update_norm, rank_correlation, seed_weights, standings
 from poise.runs.plan import make_plan
 
 
@@ -129,15 +132,67 @@ def test_the_reading_says_where_poise_does_not_win(tmp_path: Path) -> None:
     study = page({"tuning": [], "race": race, "matched": matched}, METHODS, settings, norm=0.5)
     said = " ".join(study.sentences)
     assert "Against DAPO over the budget: ahead none; behind POISE, RLOO; not told apart none" in said
-    assert "POISE is 2 of 3 by mean accuracy over the budget" in said
-    assert "above it DAPO 0.360" in said
-    assert "With every update stretched to the norm 0.5000" in said
+    assert "Against POISE over the budget: ahead DAPO; behind RLOO; not told apart none" in said
+    assert "the least p of 5 seeds is 0.062. Of 100 pairs of equal methods up to 6 would be called different" in said
+    assert "POISE's mean accuracy over the budget, 0.310" in said
+    assert "is number 2 of 3" in said
+    assert "every update stretched to the norm 0.5000" in said
+    assert "not told apart DAPO, RLOO" in said  # that arm was planted without a difference
     assert "first look" not in said
     assert [table.title.split(",")[0] for table in study.tables[:2]] == ["Standings", "Standings"]
     assert study.tables[0].rows[0][0] == "DAPO"
     assert set(study.figures) == {"accuracy", "costs", "areas", "steps", "accuracy_against_kl", "matched"}
-    few = page({"tuning": [], "race": race[:2] + race[5:7], "matched": []}, METHODS, settings, norm=0.0)
-    assert "2 seeds are a first look" in " ".join(few.sentences)
+    assert study.tables[2].title.startswith("Mean accuracy over the budget against POISE")
+    assert study.tables[2].rows[0][::3] == ["DAPO", "ahead"]
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_few_seeds_call_nothing(tmp_path: Path, seeds: int) -> None:
+    """Though POISE is ahead by the same on every seed."""
+    settings = CompareSettings(learning_rates=(1e-3,), rollouts=512, resamples=100)
+    race = [
+        plant(tmp_path, method, seed, [0.2, level + seed / 100])
+        for method, level in (("poise", 0.6), ("dapo", 0.3))
+        for seed in range(seeds)
+    ]
+    said = " ".join(page({"tuning": [], "race": race, "matched": []}, METHODS, settings, norm=0.0).sentences)
+    assert "are a first look" in said
+    assert "so none can be called" in said
+    assert "ahead none; behind none; not told apart POISE" in said
+
+
+def test_interval_and_test_have_to_agree() -> None:
+    """Five of five seeds ahead, four of five, and five of five in which the interval reaches zero."""
+    for gaps, verdict in (([1, 2, 3, 2, 1], 1), ([-1, -2, -3, -2, -1], -1), ([3, 3, 3, 3, -0.1], 0)):
+        gaps_S = np.array(gaps, float)
+        gap = Bounds.of(seed_weights(5, 10_000, 0) @ gaps_S, 5)
+        standing = Standing("a", 5, gap, gap, sign_flip_p_value(gaps_S), gap, gap)
+        assert standing.verdict == verdict, gaps
+    reaching = Bounds(1.0, -0.5, 2.0)
+    assert Standing("a", 5, reaching, reaching, 0.0625, reaching, reaching).verdict == 0
+
+
+def test_intervals_are_widened_for_few_seeds() -> None:
+    """Tails by the definition, with t quantiles from a table; five seeds reach almost to the lowest and the highest."""
+    for seeds, quantile in ((2, 12.7062), (5, 2.7764), (6, 2.5706), (31, 2.0423)):
+        assert t_quantile(0.975, seeds - 1) == pytest.approx(quantile, abs=1e-4)
+        widened = NormalDist().cdf(-math.sqrt(seeds / (seeds - 1)) * quantile)
+        assert tail_of(seeds) == pytest.approx(widened, rel=1e-3)
+    assert tail_of(5) == pytest.approx(0.000954, abs=1e-6)
+    values_S = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    found = Bounds.of(seed_weights(5, 20_000, 0) @ values_S, 5)
+    assert found.mean == 2.0
+    assert 0.0 <= found.low <= 0.4
+    assert 3.6 <= found.high <= 4.0
+
+
+def test_they_hold_the_true_mean_nine_times_in_ten() -> None:
+    """Normal seeds: nominally 95%, the plain percentile interval of five would be near 84%."""
+    weights_RS, rng, held = seed_weights(5, 2000, 0), np.random.default_rng(0), 0
+    for _ in range(400):
+        found = Bounds.of(weights_RS @ rng.normal(size=5), 5)
+        held += found.low < 0 < found.high
+    assert 0.88 < held / 400 < 0.96
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------
@@ -234,7 +289,7 @@ def test_what_is_finished_can_be_compared_already(tmp_path: Path, capsys: pytest
     assert compare.run(settings, finished=True) == 0
     said = (tmp_path / "part" / "study.json").read_text()
     assert "2 methods, 2 seeds each" in said
-    assert "ahead POISE" in said
+    assert "not told apart POISE" in said
     assert "At the edge of the grid, so perhaps not at their best: POISE, DAPO" in said
     assert "every update of one norm" not in said
     assert "written to" in capsys.readouterr().out

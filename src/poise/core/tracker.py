@@ -24,8 +24,9 @@ class TrackerConfig:
         half_life: updates after which a past reward weighs half.
         least_kept, most_kept: bounds on what one visit keeps of the past, whatever the half-life says.
 
-    Source: bounds and the weight of the prior, 1 / (1 − least_kept) = 8 rollouts, arXiv 2509.13232, section 3. Deviates
-    from it: forgetting is by updates, not by the policy's KL to the one that last saw the prompt, whose log-probs are
+    Source: bounds and the weight of the prior, 1 / (1 − least_kept) = 8 rollouts, arXiv 2509.13232, section 3 (checked
+    against four public re-implementations, which agree on them; the paper itself was not at hand). Deviates from it:
+    forgetting is by updates, not by the policy's KL to the one that last saw the prompt, whose log-probs are
     not kept; and unseen prompts start from the mean of all rewards so far, not from offline samples of each prompt.
     """
 

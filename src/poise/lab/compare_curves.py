@@ -106,7 +106,7 @@ def area(x: np.ndarray, y: np.ndarray, end: float) -> float:
 def crossing(x: np.ndarray, y: np.ndarray, target: float) -> float:
     """Where the piecewise linear curve through (x, y) first reaches the target; infinity if it does not.
 
-    >>> crossing(np.array([0.0, 100.0, 200.0]), np.array([0.2, 0.4, 0.3]), 0.3)
+    >>> crossing(np.array([0.0, 100.0, 200.0]), np.array([0.25, 0.75, 0.5]), 0.5)
     50.0
     >>> crossing(np.array([0.0, 100.0]), np.array([0.2, 0.4]), 0.5)
     inf

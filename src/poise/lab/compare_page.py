@@ -10,10 +10,10 @@ import numpy as np
 
 from poise.lab.compare_curves import Curve
 from poise.lab.compare_figures import figures
+from poise.lab.compare_intervals import CALLED_AT, Bounds, chance_of_a_call
 from poise.lab.compare_methods import MATCHED, RACE, Method
 from poise.lab.compare_settings import CompareSettings
 from poise.lab.compare_stats import (
-    Bounds,
     Standing,
     areas_by_rate,
     best_rates,
@@ -25,6 +25,7 @@ from poise.lab.study import Shown, Study
 
 # Fewer seeds say hardly anything about the spread between seeds.
 _ENOUGH_SEEDS = 5
+_POISE = "poise"
 _ARMS = {RACE: "each method's own step size", MATCHED: "every update of one norm"}
 
 
@@ -33,23 +34,32 @@ def page(
 ) -> Study:
     """Tables, pictures and sentences from the curves of the arms "tuning", "race" and "matched"."""
     found = {arm: standing for arm in (RACE, MATCHED) if (standing := _standings(curves[arm], settings))}
+    # The same methods again, against POISE: that B is not told apart from A, nor C from A, says nothing of B and C.
+    to_poise = {arm: _standings(curves[arm], settings, _POISE) for arm in found if settings.reference != _POISE}
     titles = {name: method.title for name, method in methods.items()}
     shown = [standings_table(found[arm], titles, _ARMS[arm]) for arm in found]
+    shown += [gaps_table(to_poise[arm], titles, _ARMS[arm]) for arm in to_poise if to_poise[arm]]
     shown += [costs_table(curves[RACE], titles), steps_table(curves[RACE], titles)]
     if curves["tuning"]:
         shown.append(rates_table(curves["tuning"], titles))
     model = curves[RACE][0].run.settings
     title = f"Comparison of methods: {model.model.model} on {model.data.data or model.data.task or 'tiny'}"
-    rows = [{"arm": arm, **asdict(standing)} for arm in found for standing in found[arm]]
+    rows = [
+        {"arm": arm, "against": against, **asdict(standing), "verdict": standing.verdict}
+        for against, arms in ((settings.reference, found), (_POISE, to_poise))
+        for arm in arms
+        for standing in arms[arm]
+    ]
     pictures = figures(
         curves[RACE], curves["tuning"], curves[MATCHED], {_ARMS[arm]: found[arm] for arm in found}, titles
     )
     facts = {"matched_update_norm": norm or None, "reference": settings.reference, "budget": settings.rollouts}
-    return Study("compare", title, reading(curves, found, titles, settings, norm), shown, pictures, rows, facts)
+    said = reading(curves, found, to_poise, titles, settings, norm)
+    return Study("compare", title, said, shown, pictures, rows, facts)
 
 
-def _standings(curves: Sequence[Curve], settings: CompareSettings) -> list[Standing]:
-    return standings(curves, settings.reference, settings.final, settings.resamples)
+def _standings(curves: Sequence[Curve], settings: CompareSettings, against: str | None = None) -> list[Standing]:
+    return standings(curves, against or settings.reference, settings.final, settings.resamples)
 
 
 def bounds(value: Bounds, digits: int = 3, sign: str = "") -> str:
@@ -83,6 +93,18 @@ def standings_table(found: Sequence[Standing], titles: Mapping[str, str], arm: s
         for each in ordered
     ]
     return Shown(f"Standings, {arm}; intervals over {found[0].seeds} paired seeds", columns, rows)
+
+
+def gaps_table(found: Sequence[Standing], titles: Mapping[str, str], arm: str) -> Shown:
+    """Differences to POISE alone."""
+    verdicts = {1: "ahead", -1: "behind", 0: "not told apart"}
+    rows = [
+        [titles[each.method], bounds(each.area_gap, sign="+"), f"{each.p_value:.3f}", verdicts[each.verdict]]
+        for each in sorted(found, key=lambda standing: -standing.area_gap.mean)
+        if each.method != _POISE
+    ]
+    columns = ["method", "difference to POISE", "p", "verdict"]
+    return Shown(f"Mean accuracy over the budget against POISE, {arm}; {found[0].seeds} paired seeds", columns, rows)
 
 
 def costs_table(curves: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
@@ -132,35 +154,40 @@ def _g(value: float) -> str:
 def reading(
     curves: Mapping[str, Sequence[Curve]],
     found: Mapping[str, Sequence[Standing]],
+    to_poise: Mapping[str, Sequence[Standing]],
     titles: Mapping[str, str],
     settings: CompareSettings,
     norm: float,
 ) -> list[str]:
     """What a reader should take away, POISE's losses as plainly as its wins."""
-    race, reference = found[RACE], titles[settings.reference]
+    race = found[RACE]
     seeds = race[0].seeds
     said = [
-        f"{len(race)} methods, {seeds} seeds each, {settings.rollouts:,} sampled rollouts a run, of "
-        f"{settings.rollouts_per_step} trained on per step; accuracy on {settings.held_out} held-out prompts. "
+        f"{len(race)} methods, {seeds} seed{'' if seeds == 1 else 's'} each, {settings.rollouts:,} sampled rollouts a "
+        f"run, of {settings.rollouts_per_step} trained on per step; accuracy on {settings.held_out} held-out prompts. "
         + _tuning(curves["tuning"], titles, settings)
     ]
     if seeds < _ENOUGH_SEEDS:
-        said.append(f"{seeds} seeds are a first look: their intervals are too narrow, and no order here is settled.")
-    ahead, behind, open_ = _verdicts(race, titles, settings.reference)
-    said.append(
-        f"Against {reference} over the budget: {_names(ahead, 'ahead')}; {_names(behind, 'behind')}; "
-        f"{_names(open_, 'not told apart')}. The smallest p that {seeds} seeds can give is {2 / 2**seeds:.3f}."
-    )
-    said += _about_poise(race, titles)
-    said += _about_steps(curves[RACE], race)
-    if MATCHED in found:
-        ahead, behind, open_ = _verdicts(found[MATCHED], titles, settings.reference)
-        said.append(
-            f"With every update stretched to the norm {norm:.4f}, so that only directions differ: "
-            f"{_names(ahead, 'ahead')}; {_names(behind, 'behind')}; {_names(open_, 'not told apart')}."
-        )
-        said += _about_poise(found[MATCHED], titles, "with updates of one norm ")
-    return said
+        said.append("So few seeds are a first look: no order here is settled.")
+    said.append(_rule(seeds))
+    for arm, standings_ in found.items():
+        if arm == MATCHED:
+            said.append(f"Then with every update stretched to the norm {norm:.4f}, so that only directions differ.")
+        said.append(_verdicts(standings_, titles, settings.reference))
+        if to_poise.get(arm):
+            said.append(_verdicts(to_poise[arm], titles, _POISE))
+        said += _about_poise(standings_)
+    return [*said, *_about_steps(curves[RACE], race)]
+
+
+def _rule(seeds: int) -> str:
+    """When a difference is called one, and how often that is a mistake."""
+    least, chance = 2 / 2**seeds, chance_of_a_call(seeds)
+    said = "A difference is called one if its interval leaves zero out and p, by sign flips over seeds, is at most "
+    said += f"{CALLED_AT:g}; the least p of {seeds} seed{'' if seeds == 1 else 's'} is {least:.3f}"
+    if not chance:
+        return f"{said}, so none can be called."
+    return f"{said}. Of 100 pairs of equal methods up to {100 * chance:.0f} would be called different."
 
 
 def _tuning(tuning: Sequence[Curve], titles: Mapping[str, str], settings: CompareSettings) -> str:
@@ -175,32 +202,27 @@ def _tuning(tuning: Sequence[Curve], titles: Mapping[str, str], settings: Compar
     )
 
 
-def _verdicts(
-    found: Sequence[Standing], titles: Mapping[str, str], reference: str
-) -> tuple[list[str], list[str], list[str]]:
-    rivals = [each for each in found if each.method != reference]
-    ahead = [titles[each.method] for each in rivals if each.area_gap.low > 0]
-    behind = [titles[each.method] for each in rivals if each.area_gap.high < 0]
-    return ahead, behind, [titles[e.method] for e in rivals if titles[e.method] not in (*ahead, *behind)]
+def _verdicts(found: Sequence[Standing], titles: Mapping[str, str], reference: str) -> str:
+    """Who is ahead of the reference, who behind, and who cannot be told apart from it."""
+    named = {
+        verdict: ", ".join(
+            titles[each.method] for each in found if each.method != reference and each.verdict == verdict
+        )
+        for verdict in (1, -1, 0)
+    }
+    ahead, behind, apart = (named[verdict] or "none" for verdict in (1, -1, 0))
+    return f"Against {titles[reference]} over the budget: ahead {ahead}; behind {behind}; not told apart {apart}."
 
 
-def _names(names: Sequence[str], what: str) -> str:
-    return f"{what} {', '.join(names) if names else 'none'}"
-
-
-def _about_poise(found: Sequence[Standing], titles: Mapping[str, str], how: str = "") -> list[str]:
-    """Where POISE stands, and who did better."""
-    by_name = {each.method: each for each in found}
-    if "poise" not in by_name:
+def _about_poise(found: Sequence[Standing]) -> list[str]:
+    """Where POISE stands."""
+    poise = next((each for each in found if each.method == _POISE), None)
+    if poise is None:
         return []
-    poise = by_name["poise"]
-    better = [each for each in found if each.area.mean > poise.area.mean]
-    place = f"{len(better) + 1} of {len(found)}"
-    named = "; ".join(f"{titles[each.method]} {bounds(each.area)}" for each in better)
+    place = sum(each.area.mean > poise.area.mean for each in found) + 1
     return [
-        f"POISE {how}is {place} by mean accuracy over the budget, {bounds(poise.area)}, final {bounds(poise.final)}"
-        f"{f'; above it {named}' if better else ''}. Rollouts to the reference's final accuracy: "
-        f"{rollouts_text(poise.rollouts)}."
+        f"POISE's mean accuracy over the budget, {bounds(poise.area)}, is number {place} of {len(found)}; final "
+        f"{bounds(poise.final)}. Rollouts to the reference's final accuracy: {rollouts_text(poise.rollouts)}."
     ]
 
 

@@ -46,7 +46,7 @@ class CompareSettings:
     """Training prompts, the same for all methods; methods that remember prompts need to meet them again."""
     final: int = 3
     """Evaluations at the end of a run whose mean is its final accuracy."""
-    resamples: int = 2000
+    resamples: int = 10_000
     """Bootstrap resamples of the intervals, over seeds."""
     jobs: int = 0
     """Runs at a time, one thread each; 0 for one per core."""

@@ -14,27 +14,9 @@ import numpy as np
 
 from poise.eval.metrics import sign_flip_p_value
 from poise.lab.compare_curves import Curve, crossing
+from poise.lab.compare_intervals import CALLED_AT, Bounds
 
 _PLACES = 129  # of the rollout axis, on which curves of different steps meet
-_LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """An estimate with its percentile interval over seeds; `known` is the share of resamples in which it is finite."""
-
-    mean: float
-    low: float
-    high: float
-    known: float = 1.0
-
-    @staticmethod
-    def of(values_R: np.ndarray) -> Bounds:
-        """From the value on the data (first) and on the resamples; an infinite end says "not within the budget"."""
-        tail = (1 - _LEVEL) / 2
-        # Steps of the empirical distribution, since means of a finite number and infinity say nothing.
-        low, high = np.quantile(values_R[1:], [tail, 1 - tail], method="inverted_cdf")
-        return Bounds(float(values_R[0]), float(low), float(high), float(np.isfinite(values_R[1:]).mean()))
 
 
 @dataclass(frozen=True)
@@ -45,6 +27,7 @@ class Standing:
         area: mean accuracy over the budget.
         area_gap: its paired difference to the reference.
         p_value: of that difference, by sign flips over seeds; with S seeds it cannot be below 2 / 2ˢ.
+        verdict: 1 ahead of the reference, -1 behind it, 0 not told apart: interval and test have to agree.
         final: mean accuracy of the last evaluations.
         rollouts: until the mean curve reaches the reference's final accuracy.
     """
@@ -56,6 +39,12 @@ class Standing:
     p_value: float
     final: Bounds
     rollouts: Bounds
+
+    @property
+    def verdict(self) -> int:
+        if self.p_value > CALLED_AT:
+            return 0
+        return int(self.area_gap.low > 0) - int(self.area_gap.high < 0)
 
 
 def standings(curves: Sequence[Curve], reference: str, final: int, resamples: int, seed: int = 0) -> list[Standing]:
@@ -89,11 +78,11 @@ def standings(curves: Sequence[Curve], reference: str, final: int, resamples: in
             Standing(
                 method=name,
                 seeds=len(seeds),
-                area=Bounds.of(weights_RS @ area_S),
-                area_gap=Bounds.of(weights_RS @ (area_S - reference_S)),
+                area=Bounds.of(weights_RS @ area_S, len(seeds)),
+                area_gap=Bounds.of(weights_RS @ (area_S - reference_S), len(seeds)),
                 p_value=sign_flip_p_value(area_S - reference_S),
-                final=Bounds.of(weights_RS @ np.array([curve.final(final) for curve in runs])),
-                rollouts=Bounds.of(rollouts_to(runs, target_R, weights_RS, budget)),
+                final=Bounds.of(weights_RS @ np.array([curve.final(final) for curve in runs]), len(seeds)),
+                rollouts=Bounds.of(rollouts_to(runs, target_R, weights_RS, budget), len(seeds)),
             )
         )
     return found
