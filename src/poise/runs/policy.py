@@ -49,10 +49,15 @@ def locate(name: str) -> str:
     run = RunFolder(path)
     if run.exists:
         done = [checkpoint.path for checkpoint in run.all_checkpoints() if checkpoint.step is not None]
-        path = run.model if (run.model / "config.json").exists() or not done else done[-1]
-    if not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+        path = run.model if _holds_model(run.model) or not done else done[-1]
+    if not _holds_model(path):
         raise ConfigError(f"{path} holds no model (no config.json); give a folder that save_pretrained wrote")
     return str(path)
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a whole model or adapters for one were saved there."""
+    return any((folder / file).exists() for file in ("config.json", "adapter_config.json"))
 
 
 def look_at(settings: ModelSettings) -> Policy:
