@@ -1,8 +1,12 @@
-"""Pictures of a comparison: accuracy against each cost, areas with intervals, learning rates, step sizes."""
+"""Pictures of a comparison: accuracy against each cost, areas with intervals, learning rates, step sizes.
+
+A method has the same colour and dashes in every picture: those of its place among the titles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +24,8 @@ _COSTS = {
     "cpu_seconds": "processor time, s",
     "updates": "optimiser updates",
 }
+# More bands than these hide each other; the areas' intervals say the same.
+_MOST_BANDS = 6
 _MOVES = {"update_norm": "update norm", "grad_norm": "gradient norm", "kl_start": "KL from start", "entropy": "entropy"}
 
 
@@ -33,7 +39,7 @@ def figures(
     """Every figure that there are runs for, by name."""
     with mpl.rc_context(STYLE):
         drawn: dict[str, Figure] = {
-            "accuracy": accuracy(race, titles, "Held-out accuracy (band: range over seeds)"),
+            "accuracy": accuracy(race, titles, "Held-out accuracy, mean of the seeds"),
             "costs": costs(race, titles),
             "areas": areas(standings, titles),
             "steps": steps(race, titles),
@@ -42,17 +48,17 @@ def figures(
         if tuning:
             drawn["learning_rates"] = learning_rates(tuning, titles)
         if matched:
-            drawn["matched"] = accuracy(matched, titles, "Every update of one norm (band: range over seeds)")
+            drawn["matched"] = accuracy(matched, titles, "Every update of one norm, mean of the seeds")
     return drawn
 
 
 def accuracy(curves: Sequence[Curve], titles: Mapping[str, str], title: str) -> Figure:
-    """Mean accuracy over seeds against rollouts."""
+    """Mean accuracy over seeds against rollouts; the band of a few methods is the range of their seeds."""
     figure, axes = _one(title, "rollouts sampled", "held-out accuracy")
-    for index, (name, runs) in enumerate(grouped(curves).items()):
-        _mean(axes, *mean_curve(runs, runs[0].run.budget), index, titles[name])
-    axes.legend(fontsize="small")
-    return figure
+    methods = grouped(curves)
+    for name, runs in methods.items():
+        _mean(axes, *mean_curve(runs, runs[0].run.budget), _look(name, titles), len(methods) <= _MOST_BANDS)
+    return _with_legend(figure, axes)
 
 
 def costs(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
@@ -60,16 +66,15 @@ def costs(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
     panels = figure.subplots(2, 2, sharey=True)
     for axes, (axis, label) in zip(panels.flat, _COSTS.items(), strict=True):
-        for index, (name, runs) in enumerate(grouped(curves).items()):
+        for name, runs in grouped(curves).items():
             end = min(float(run.costs[axis][-1]) for run in runs)
-            _mean(axes, *mean_curve(runs, end, axis), index, titles[name])
+            _mean(axes, *mean_curve(runs, end, axis), _look(name, titles), False)
         axes.set_xlabel(label)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
     panels[0, 0].set_ylabel("held-out accuracy")
     panels[1, 0].set_ylabel("held-out accuracy")
-    panels[0, 0].legend(fontsize="x-small")
-    return figure
+    return _with_legend(figure, panels[0, 0])
 
 
 def areas(standings: Mapping[str, Sequence[Standing]], titles: Mapping[str, str]) -> Figure:
@@ -85,25 +90,21 @@ def areas(standings: Mapping[str, Sequence[Standing]], titles: Mapping[str, str]
             axes.errorbar(standing.area.mean, place, xerr=spread, fmt="os"[arm], color=colour(arm), capsize=3, **first)
     axes.set_yticks(range(len(names)), [titles[name] for name in names])
     axes.invert_yaxis()
-    axes.set_title("Mean accuracy over the budget (95% over seeds)")
-    axes.set_xlabel("area under accuracy against rollouts, divided by the budget")
-    if len(standings) > 1:
-        axes.legend(fontsize="small")
-    return figure
+    figure.suptitle("Mean accuracy over the budget (95% over seeds)", weight="bold")
+    axes.set_xlabel("area under accuracy against rollouts / budget")
+    return _with_legend(figure, axes) if len(standings) > 1 else figure
 
 
 def learning_rates(tuning: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     """Area against learning rate for every method: how much the choice matters to it."""
     figure, axes = _one("Sensitivity to the learning rate (tuning seeds)", "learning rate", "mean accuracy over budget")
-    for index, (name, found) in enumerate(areas_by_rate(tuning).items()):
+    for name, found in areas_by_rate(tuning).items():
         rates = sorted(found)
-        style = {"color": colour(index), "linestyle": dashes(index), "label": titles[name]}
-        axes.plot(rates, [np.mean(found[rate]) for rate in rates], marker="o", **style)
+        axes.plot(rates, [np.mean(found[rate]) for rate in rates], marker="o", **_look(name, titles))
     axes.set_xscale("log")
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
-    axes.legend(fontsize="small")
-    return figure
+    return _with_legend(figure, axes)
 
 
 def steps(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
@@ -111,29 +112,26 @@ def steps(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     for axes, (name, label) in zip(panels.flat, _MOVES.items(), strict=True):
-        for index, (method, runs) in enumerate(grouped(curves).items()):
-            curve(axes, *_mean_move(runs, name), index, titles[method])
+        for method, runs in grouped(curves).items():
+            curve(axes, *_mean_move(runs, name), list(titles).index(method), titles[method])
         axes.set_ylabel(label)
     for axes in panels[1]:
         axes.set_xlabel("rollouts sampled")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
-    panels[0, 0].legend(fontsize="x-small")
-    return figure
+    return _with_legend(figure, panels[0, 0])
 
 
 def against_kl(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     """Accuracy against KL from the start: methods on one line differ in how fast they go, not in where."""
     figure, axes = _one("Accuracy for the distance gone", "KL from the starting policy, nats per token", "accuracy")
-    for index, (name, runs) in enumerate(grouped(curves).items()):
+    for name, runs in grouped(curves).items():
         for run in runs:
             places, values = run.moves["kl_start"]
             reached = np.interp(places, run.costs["rollouts"], run.accuracy)
-            first = {"label": titles[name]} if run is runs[0] else {}
-            style = {"color": colour(index), "linestyle": dashes(index)}
-            axes.plot(values, reached, marker="o", ms=3, lw=1, alpha=0.8, **style, **first)
-    axes.legend(fontsize="small")
-    return figure
+            look = _look(name, titles) | ({} if run is runs[0] else {"label": None})
+            axes.plot(values, reached, marker="o", ms=3, lw=1, alpha=0.8, **look)
+    return _with_legend(figure, axes)
 
 
 def _mean_move(runs: Sequence[Curve], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -145,10 +143,25 @@ def _mean_move(runs: Sequence[Curve], name: str) -> tuple[np.ndarray, np.ndarray
     return places, np.mean([np.interp(places, *pair) for pair in known], axis=0)
 
 
-def _mean(axes: Axes, places_X: np.ndarray, accuracy_SX: np.ndarray, index: int, label: str) -> None:
-    style = {"color": colour(index), "linestyle": dashes(index)}
-    axes.plot(places_X, accuracy_SX.mean(0), lw=1.8, label=label, **style)
-    axes.fill_between(places_X, accuracy_SX.min(0), accuracy_SX.max(0), color=colour(index), alpha=0.12, lw=0)
+def _mean(axes: Axes, places_X: np.ndarray, accuracy_SX: np.ndarray, look: Mapping[str, Any], has_band: bool) -> None:
+    axes.plot(places_X, accuracy_SX.mean(0), lw=1.8, **look)
+    if has_band:
+        axes.fill_between(places_X, accuracy_SX.min(0), accuracy_SX.max(0), color=look["color"], alpha=0.12, lw=0)
+
+
+def _look(name: str, titles: Mapping[str, str]) -> dict[str, Any]:
+    """Colour, dashes and label of a method."""
+    index = list(titles).index(name)
+    return {"color": colour(index), "linestyle": dashes(index), "label": titles[name]}
+
+
+def _with_legend(figure: Figure, axes: Axes) -> Figure:
+    """One legend for all panels, below them: a dozen methods would cover the curves."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize="small", handlelength=3
+    )
+    return figure
 
 
 def _one(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
