@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from peft import get_peft_model
 
 import tiny_policy
 from poise.errors import ConfigError
-from poise.runs.policy import lora
-from poise.runs.settings import ModelSettings
+from poise.runs.folder import RunFolder
+from poise.runs.policy import locate, lora
+from poise.runs.settings import ModelSettings, TrainSettings
 
 BY_NAME = ("q_proj", "down_proj")
 
@@ -46,3 +48,20 @@ def test_adapters_lie_in_the_last_blocks(blocks: int, targets: tuple[str, ...], 
 def test_what_cannot_be_adapted_is_said(settings: ModelSettings, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         lora(settings, depth=4)
+
+
+@pytest.mark.parametrize("saved", ["config.json", "adapter_config.json"])
+def test_a_finished_run_is_taken_at_its_end_and_an_unfinished_one_at_its_last_checkpoint(
+    tmp_path: Path, saved: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.make()
+    run.write_settings(TrainSettings())
+    checkpoint = run.checkpoints / "checkpoint-4"
+    checkpoint.mkdir()
+    (checkpoint / saved).write_text("{}")
+    run.complete(updates=4, step=4, seconds=1.0)
+    assert locate(str(run.path)) == str(checkpoint)
+    run.model.mkdir()
+    (run.model / saved).write_text("{}")
+    assert locate(str(run.path)) == str(run.model)
