@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from poise.lab.compare_curves import Curve
 from poise.lab.compare_stats import Standing, areas_by_rate, grouped, mean_curve
-from poise.report.draw import colour, curve, dashes
+from poise.report.draw import colour, curve, look
 from poise.report.style import SIZE, STYLE
 
 _COSTS = {
@@ -113,7 +113,7 @@ def steps(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     panels = figure.subplots(2, 2, sharex=True)
     for axes, (name, label) in zip(panels.flat, _MOVES.items(), strict=True):
         for method, runs in grouped(curves).items():
-            curve(axes, *_mean_move(runs, name), list(titles).index(method), titles[method])
+            curve(axes, *_mean_move(runs, name), _place(method, titles), titles[method])
         axes.set_ylabel(label)
     for axes in panels[1]:
         axes.set_xlabel("rollouts sampled")
@@ -129,8 +129,8 @@ def against_kl(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
         for run in runs:
             places, values = run.moves["kl_start"]
             reached = np.interp(places, run.costs["rollouts"], run.accuracy)
-            look = _look(name, titles) | ({} if run is runs[0] else {"label": None})
-            axes.plot(values, reached, marker="o", ms=3, lw=1, alpha=0.8, **look)
+            style = _look(name, titles) | ({} if run is runs[0] else {"label": None})
+            axes.plot(values, reached, marker="o", ms=3, lw=1, alpha=0.8, **style)
     return _with_legend(figure, axes)
 
 
@@ -143,16 +143,19 @@ def _mean_move(runs: Sequence[Curve], name: str) -> tuple[np.ndarray, np.ndarray
     return places, np.mean([np.interp(places, *pair) for pair in known], axis=0)
 
 
-def _mean(axes: Axes, places_X: np.ndarray, accuracy_SX: np.ndarray, look: Mapping[str, Any], has_band: bool) -> None:
-    axes.plot(places_X, accuracy_SX.mean(0), lw=1.8, **look)
+def _mean(axes: Axes, places_X: np.ndarray, accuracy_SX: np.ndarray, style: Mapping[str, Any], has_band: bool) -> None:
+    axes.plot(places_X, accuracy_SX.mean(0), lw=1.8, **style)
     if has_band:
-        axes.fill_between(places_X, accuracy_SX.min(0), accuracy_SX.max(0), color=look["color"], alpha=0.12, lw=0)
+        axes.fill_between(places_X, accuracy_SX.min(0), accuracy_SX.max(0), color=style["color"], alpha=0.12, lw=0)
 
 
 def _look(name: str, titles: Mapping[str, str]) -> dict[str, Any]:
     """Colour, dashes and label of a method."""
-    index = list(titles).index(name)
-    return {"color": colour(index), "linestyle": dashes(index), "label": titles[name]}
+    return look(_place(name, titles)) | {"label": titles[name]}
+
+
+def _place(name: str, titles: Mapping[str, str]) -> int:
+    return list(titles).index(name)
 
 
 def _with_legend(figure: Figure, axes: Axes) -> Figure:

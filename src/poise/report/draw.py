@@ -51,9 +51,14 @@ def dashes(index: int) -> object:
     return _DASHES[index // len(COLOURS) % len(_DASHES)]
 
 
+def look(index: int) -> dict[str, object]:
+    """Both, as arguments of a line."""
+    return {"color": colour(index), "linestyle": dashes(index)}
+
+
 def curve(axes: Axes, x: np.ndarray, y: np.ndarray, index: int, label: str | None = None, **style: object) -> None:
     """The values faintly, and their running mean over a twentieth of the run boldly; short runs plainly."""
-    style = {"color": colour(index), "linestyle": dashes(index)} | style
+    style = look(index) | style
     width = len(y) // 20
     if width < 2:
         axes.plot(x, y, lw=1.6, label=label, **style)

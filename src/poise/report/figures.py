@@ -47,7 +47,7 @@ def held_out(runs: Sequence[RunData]) -> Figure | None:
         mean, low, high = (
             np.array([record[key] for record in run.evaluations], float) for key in ("accuracy", "low", "high")
         )
-        style = {"color": draw.colour(index), "linestyle": draw.dashes(index)}
+        style = draw.look(index)
         axes.errorbar(places, mean, [mean - low, high - mean], marker="o", capsize=3, lw=1.6, ms=4.5, **style)
         for end in sorted({0, len(mean) - 1}) if len(mean) and len(runs) == 1 else []:
             place = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "color": draw.colour(index)}
@@ -96,7 +96,7 @@ def calibration(runs: Sequence[RunData]) -> Figure | None:
     axes.plot(ends, ends, color=SOFT, lw=1, ls=":", label="calibrated")
     for index, baselines, rewards in found:
         predicted, observed, error = reliability(baselines, rewards)
-        style = {"color": draw.colour(index), "linestyle": draw.dashes(index)}
+        style = draw.look(index)
         axes.errorbar(predicted, observed, 1.96 * error, marker="o", capsize=3, lw=1.5, ms=4, **style)
         counts.hist(baselines, bins=30, color=draw.colour(index), alpha=0.6)
     axes.set_title("Calibration of the baseline")
