@@ -1,5 +1,8 @@
 """Rewards by name: built-in, `module:function`, a file, TRL's signature, verl's, and clear errors for the rest."""
 
+import subprocess
+import sys
+
 import pytest
 
 from poise.errors import ConfigError
@@ -32,6 +35,23 @@ def user_file(tmp_path):
 def test_built_in_names_resolve_and_are_listed():
     assert {"exact", "number"} <= set(names())
     assert resolve("exact")("Answer: Paris", {"answer": "paris"}).score == 1.0
+
+
+def test_threads_that_ask_first_all_get_the_same_reward():
+    """In a fresh process, as in verl's reward workers: nothing is imported yet, and the first import takes a while."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from threading import Barrier\n"
+        "from poise.rewards import verifier\n"
+        "from poise.tasks import reward_of\n"
+        "together = Barrier(16)\n"
+        "def ask(row):\n"
+        "    together.wait()\n"
+        "    return verifier(reward_of('chain_sum') if row % 2 else 'procedural'), verifier('math')\n"
+        "with ThreadPoolExecutor(16) as threads:\n"
+        "    print(len(set(threads.map(ask, range(16)))))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def test_the_two_signatures_are_told_apart():

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from poise.errors import ConfigError
-from poise.rewards.registry import register
 from poise.rewards.verdict import Verdict
 from poise.tasks.procedural import dataset, load_entry
 
@@ -131,7 +130,3 @@ def _constant(node: ast.expr) -> int:
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             return max(_constant(left), _constant(right))
     raise ValueError("an exponent must be a small number")
-
-
-register("procedural", verify)
-register("procedural-partial", verify_partial)

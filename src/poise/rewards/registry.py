@@ -8,10 +8,9 @@ their parameters, and each can be asked for in the other's form.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
+from threading import RLock
 from typing import Any
 
 from poise.errors import ConfigError
@@ -35,9 +34,11 @@ _REWARDS: dict[str, Reward | str] = {
     "tools": "poise.rewards.tools:verify",
     "mixed": "poise.rewards.mixed:verify",
     "number": "poise.rewards.exact:verify_number",
+    "procedural": "poise.rewards.procedural:verify",
+    "procedural-partial": "poise.rewards.procedural:verify_partial",
 }
-# Modules that call `register` when imported, which happens only when a name is not known yet.
-_PROVIDERS: list[str] = ["poise.rewards.procedural"]
+# Held while a built-in is imported and made: verl's reward workers ask for one from many threads at once.
+_MAKING = RLock()
 
 
 def register(name: str, reward: Reward | str) -> None:
@@ -53,7 +54,6 @@ def register(name: str, reward: Reward | str) -> None:
 
 def names() -> list[str]:
     """Every built-in and registered reward name, sorted."""
-    _load_providers()
     return sorted(_REWARDS)
 
 
@@ -68,13 +68,12 @@ def resolve(spec: str | Reward) -> Reward:
     """
     if not isinstance(spec, str):
         return _accepted(spec, repr(spec))
-    if spec not in _REWARDS:
-        _load_providers()
     if spec in _REWARDS:
-        found = _REWARDS[spec]
-        if isinstance(found, str):
-            # A class is made once, here, so that what it needs (a sandbox, a library) is missed before any training.
-            _REWARDS[spec] = found = _accepted(import_attribute(found), spec)
+        with _MAKING:
+            found = _REWARDS[spec]
+            if isinstance(found, str):
+                # A class is made once, so that what it needs (a sandbox, a library) is missed before any training.
+                _REWARDS[spec] = found = _accepted(import_attribute(found), spec)
         return found
     if ":" in spec:
         return _accepted(import_attribute(spec), spec)
@@ -150,10 +149,3 @@ def _accepted(reward: Any, spec: str) -> Reward:
         f"the reward {spec} takes ({', '.join(parameters)}); expected (completion, example) -> Verdict, "
         "or TRL's (prompts, completions, **columns) -> list of floats"
     )
-
-
-def _load_providers() -> None:
-    while _PROVIDERS:
-        module = _PROVIDERS.pop()
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module)

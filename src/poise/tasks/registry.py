@@ -7,7 +7,6 @@ local file ("problems.jsonl") or a dataset on the hub ("hub:owner/name").
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -41,8 +40,8 @@ class Task:
 
 _TASKS: dict[str, Task] = {}
 _FAMILIES: dict[str, Callable[[str], Task]] = {}
-# Modules that call `register` or `register_family` when imported, which happens at the first look-up.
-_PROVIDERS: list[str] = ["poise.tasks.named"]
+# The module that calls `register` and `register_family` when imported, which happens at the first look-up.
+_BUILT_IN = "poise.tasks.named"
 
 
 def register(task: Task) -> None:
@@ -63,7 +62,7 @@ def register_family(prefix: str, make: Callable[[str], Task]) -> None:
 
 def names() -> list[str]:
     """Every registered task name, sorted; families are listed as their prefix and an ellipsis."""
-    _load_providers()
+    importlib.import_module(_BUILT_IN)
     return sorted([*_TASKS, *(f"{prefix}..." for prefix in _FAMILIES)])
 
 
@@ -74,7 +73,7 @@ def find(name: str) -> Task:
         ConfigError: nothing has that name; the nearest one is named.
     """
     if name not in _TASKS:
-        _load_providers()
+        importlib.import_module(_BUILT_IN)  # another thread that comes in now waits until it is whole
     if name in _TASKS:
         return _TASKS[name]
     for prefix, make in _FAMILIES.items():
@@ -141,10 +140,3 @@ def _check_options(task: Task, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in known:
             raise ConfigError(f"the task {task.name!r} has no option {option!r}{nearest(option, known)}")
-
-
-def _load_providers() -> None:
-    while _PROVIDERS:
-        module = _PROVIDERS.pop(0)
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module)
