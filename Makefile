@@ -11,7 +11,7 @@ help:
 	@echo "make test       everything that runs without a GPU (15 minutes)"
 	@echo "make test-verl  the verl adapter and two training runs on Ray, in its own environment (5 to 10 minutes)"
 	@echo "make test-older-transformers  the TRL trainer beside the older transformers of that environment (5 minutes)"
-	@echo "make test-vllm  generation by vLLM inside the trainer, in its own environment"
+	@echo "make test-vllm  generation by vLLM inside the trainer and in evaluations, in its own environment"
 	@echo "make bench      speed and memory of the probe and of a training step"
 	@echo "make lint       style and types"
 	@echo "make clean      remove the environments"

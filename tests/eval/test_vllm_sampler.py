@@ -18,6 +18,7 @@ def vllm(monkeypatch):
     class LLM:
         def __init__(self, model, **engine):
             self.model, self.engine = model, engine
+            self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=8))
 
         def generate(self, prompts, sampling_params, use_tqdm):
             module.calls.append((prompts, sampling_params))
@@ -60,6 +61,18 @@ def test_a_prompts_seed_does_not_depend_on_what_is_sampled_beside_it(vllm, token
     whole, rest = (parameters for _, parameters in vllm.calls)
     assert rest[0].seed == whole[2].seed
     assert len({each.seed for each in whole}) == 3
+
+
+def test_a_prompt_that_fills_the_context_is_refused(vllm, tokenizer):
+    with pytest.raises(ConfigError, match="a prompt of 8 tokens fills the model's context of 8"):
+        list(VLLMSampler("folder", tokenizer)(["1+1+1+1="], Sampling(k=1)))
+    assert not vllm.calls
+
+
+def test_adapters_are_refused(tmp_path, tokenizer):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds adapters"):
+        VLLMSampler(str(tmp_path), tokenizer)
 
 
 def test_without_vllm_the_error_says_how_to_install_it(monkeypatch, tokenizer):

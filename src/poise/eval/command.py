@@ -46,6 +46,8 @@ class EvalConfig:
     """Arguments of the chat template as name=value, e.g. enable_thinking=false."""
     sampler: Literal["hf", "vllm"] = "hf"
     """What generates: transformers, or vLLM (needs poise-rl[vllm])."""
+    engine_options: tuple[str, ...] = ()
+    """Arguments of vllm.LLM as name=value, e.g. tensor_parallel_size=2 max_model_len=16384 (vLLM only)."""
     batch_size: int = 64
     """Sequences generated at once (transformers only)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -197,10 +199,11 @@ def load_sampler(config: EvalConfig) -> Sampler:
         if config.sampler == "vllm":
             from poise.eval.vllm_sampler import VLLMSampler
 
-            return VLLMSampler(name, tokenizer, dtype=dtype, revision=config.revision, seed=config.seed)
+            given = {"dtype": dtype, "revision": config.revision, "seed": config.seed}
+            return VLLMSampler(name, tokenizer, **{**given, **named_options("engine", config.engine_options)})
         model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=getattr(torch, dtype))
         return HFSampler(model.to(device), tokenizer)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"cannot load the model {config.model!r}: {' '.join(str(error).split())[:300]}") from error

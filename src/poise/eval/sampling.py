@@ -142,13 +142,8 @@ class HFSampler:
         return generated if end is None else generated[: end + 1]
 
     def _config(self, sampling: Sampling, prompt_length: int) -> GenerationConfig:
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        room = sampling.max_new_tokens if room is None else room - prompt_length
-        if room < 1:
-            raise ConfigError(
-                f"a prompt of {prompt_length} tokens fills the model's context of "
-                f"{self.model.config.max_position_embeddings}; filter long prompts out"
-            )
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        room = sampling.max_new_tokens if context is None else room_for(prompt_length, context)
         # Set every knob that a checkpoint's own generation_config may carry: what is left unset is taken from there.
         drawn = (
             {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
@@ -203,6 +198,19 @@ def encode(tokenizer: Any, prompt: Prompt, template: Mapping[str, Any] | None = 
         )
     text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **(template or {}))
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def room_for(prompt_length: int, context: int) -> int:
+    """Tokens that a completion may have behind a prompt.
+
+    Raises:
+        ConfigError: none.
+    """
+    if prompt_length >= context:
+        raise ConfigError(
+            f"a prompt of {prompt_length} tokens fills the model's context of {context}; filter long prompts out"
+        )
+    return context - prompt_length
 
 
 def batches(lengths_P: Sequence[int], sampling: Sampling) -> list[list[int]]:

@@ -7,12 +7,13 @@ evaluated beside it. This sampler runs where `poise-rl[vllm]` is installed; the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poise.errors import ConfigError
-from poise.eval.sampling import Completion, Sampling, encode
+from poise.eval.sampling import Completion, Sampling, encode, room_for
 from poise.tasks.rows import Prompt
 
 # Prompts handed to vLLM at once: enough to keep it busy, few enough that an interruption loses little.
@@ -28,10 +29,12 @@ class VLLMSampler:
         engine: further arguments of `vllm.LLM`, such as tensor_parallel_size or gpu_memory_utilization.
 
     Raises:
-        ConfigError: vLLM is not installed.
+        ConfigError: vLLM is not installed, or the folder holds adapters.
     """
 
     def __init__(self, model: str, tokenizer: Any, **engine: Any) -> None:
+        if (Path(model) / "adapter_config.json").exists():
+            raise ConfigError(f"{model} holds adapters, which vLLM is not given here: use --sampler hf, or merge them")
         try:
             from vllm import LLM
         except ImportError as error:
@@ -44,9 +47,12 @@ class VLLMSampler:
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Finished prompts, chunk by chunk, in order."""
         left = [index for index in range(len(prompts)) if index not in done]
+        context = self.engine.llm_engine.model_config.max_model_len
         for start in range(0, len(left), _CHUNK):
             chunk = left[start : start + _CHUNK]
-            inputs = [{"prompt_token_ids": encode(self.tokenizer, prompts[i], sampling.template)} for i in chunk]
+            ids = [encode(self.tokenizer, prompts[index], sampling.template) for index in chunk]
+            room_for(max(map(len, ids)), context)
+            inputs = [{"prompt_token_ids": each} for each in ids]
             outputs = self.engine.generate(inputs, [self._parameters(sampling, i) for i in chunk], use_tqdm=False)
             for index, output in zip(chunk, outputs, strict=True):
                 yield index, [_completion(sample) for sample in output.outputs]
