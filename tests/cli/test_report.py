@@ -121,7 +121,8 @@ def test_several_runs_share_one_page(run: RunFolder, poise: Callable, tmp_path: 
 def test_a_torn_completion_file_is_noted_and_left_out(run: RunFolder) -> None:
     (run.completions / "step_00030.parquet").write_bytes(b"PAR1 half")
     data = read_run(run)
-    baselines, rewards = data.crossed()
+    baselines, rewards, weights = data.crossed()
+    assert set(weights) == {1.0}, "a fit without weights has no such column"
     assert len(baselines) == len(rewards) == 64 * (STEPS - 3)  # two cold steps, one torn
     assert any("step_00030.parquet cannot be read" in note for note in data.notes)
 
@@ -142,10 +143,14 @@ def test_reliability_of_ten_known_tenths() -> None:
     baselines = np.repeat(np.arange(10) / 10, 4)
     rewards = np.tile([0.0, 0.0, 0.0, 1.0], 10)
     shuffled = np.random.default_rng(0).permutation(40)
-    predicted, observed, error = reliability(baselines[shuffled], rewards[shuffled])
+    predicted, observed, error = reliability(baselines[shuffled], rewards[shuffled], np.ones(40))
     np.testing.assert_allclose(predicted, np.arange(10) / 10)
     np.testing.assert_allclose(observed, 0.25)
     np.testing.assert_allclose(error, np.sqrt(0.25 * 0.75) / 2)
+    weights = np.tile([2.0, 1.0, 0.0, 3.0], 10)
+    _, observed, error = reliability(baselines[shuffled], rewards[shuffled], weights[shuffled])
+    np.testing.assert_allclose(observed, 0.5)
+    np.testing.assert_allclose(error, np.sqrt((4 + 1 + 9) / 36 * 0.25))
 
 
 def test_the_sentence_claims_no_more_than_the_interval() -> None:
@@ -154,6 +159,7 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
         "model": "m",
         "task": "t",
         "baseline": "probe",
+        "probe_weights": "none",
         "steps": 9,
         "planned_steps": 9,
         "rollouts": 1234,
@@ -168,6 +174,9 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
         "rose from 0.400 [0.350, 0.450] to 0.500 [0.350, 0.450]: +0.100 [+0.050, +0.150], p < 0.001, paired over 9 "
         "prompts. In the last fifth of the run Var(A)/Var(r) is 0.70, the mean reward 0.510 and its prediction 0.500."
     )
+    late = {**found["last_fifth"], "target": 0.25}
+    weighted = sentence({**found, "held_out": None, "probe_weights": "score", "last_fifth": late})
+    assert weighted.endswith("reward 0.510 (weighted with squared scores 0.250) and its prediction 0.500.")
     chance = {**gap, "low": -0.01, "p_value": 0.06}
     torn = {**gap, "p_value": 0.06}  # the interval excludes zero, the test does not
     assert "beyond chance" in sentence({**found, "held_out": {"before": held, "after": held, "difference": torn}})

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from poise.core import calibration, prediction_metrics, variance_ratio
+from poise.core import Credit, calibration, prediction_metrics, variance_ratio
+from poise.core.diagnostics import relative_to_leave_one_out
 
 NAN = math.nan
 
 
 def test_metrics_by_hand() -> None:
-    got = prediction_metrics(torch.tensor([0.5, 1.0, 0.0, NAN, 0.3]), torch.tensor([0.0, 1.0, 1.0, 1.0, NAN]), "p/")
+    got = prediction_metrics(
+        torch.tensor([0.5, 1.0, 0.0, NAN, 0.3]), torch.tensor([0.0, 1.0, 1.0, 1.0, NAN]), prefix="p/"
+    )
     assert got == pytest.approx(
         {
+            "p/prediction_mean": 0.5,
+            "p/target_mean": 2 / 3,
             "p/mae": 0.5,
             "p/rmse": math.sqrt(1.25 / 3),
             "p/bias": -1 / 6,
@@ -26,6 +32,36 @@ def test_metrics_by_hand() -> None:
         },
         abs=1e-7,
     )
+
+
+def test_a_weight_counts_like_so_many_rows() -> None:
+    g, y = torch.tensor([0.25, 0.5, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0, 1.0])
+    weighted = prediction_metrics(g, y, torch.tensor([2.0, 1.0, 3.0, 0.0]))
+    repeated = prediction_metrics(g[[0, 0, 1, 2, 2, 2]], y[[0, 0, 1, 2, 2, 2]])
+    assert weighted == pytest.approx(repeated)
+    assert weighted["prediction_mean"] == pytest.approx(4 / 6)
+    assert all(math.isnan(value) for value in prediction_metrics(g, y, torch.zeros(4)).values())
+
+
+def test_variance_relative_to_leave_one_out_by_hand() -> None:
+    """Two groups of two; the failed reward and its sibling have nothing to compare."""
+    nothing_B, n = torch.full((4,), NAN), torch.tensor
+    credit = Credit(
+        rewards_B=n([1.0, 0.0, 1.0, NAN]),
+        groups_B=n([0, 0, 1, 1]),
+        domains_B=n([0, 0, 0, 0]),
+        predictions_B=nothing_B,
+        baselines_B=n([0.5, 0.25, 0.5, 0.5]),
+        advantages_B=n([0.5, -0.25, 0.5, 0.0]),
+        targets_B=n([0.0, 1.0, NAN, 1.0]),
+        target_weights_B=n([3.0, 1.0, NAN, 1.0]),
+        weights_B=n([1.0, 3.0, 1.0, 1.0]),
+        from_probe_B=n([True] * 4),
+        features=None,
+        version=0,
+    )
+    assert relative_to_leave_one_out(credit) == pytest.approx((0.25 + 3 / 16) / 4)
+    assert math.isnan(relative_to_leave_one_out(replace(credit, targets_B=nothing_B)))
 
 
 def test_metrics_equal_numpy_on_any_scale() -> None:
@@ -40,8 +76,9 @@ def test_metrics_equal_numpy_on_any_scale() -> None:
 def test_perfect_predictions() -> None:
     y = torch.tensor([0.0, 1.0, 0.5])
     got = prediction_metrics(y, y)
+    means = {"prediction_mean": 0.5, "target_mean": 0.5}
     assert got == pytest.approx(
-        {"mae": 0, "rmse": 0, "bias": 0, "pearson": 1, "brier_skill": 1, "explained_variance": 1}
+        means | {"mae": 0, "rmse": 0, "bias": 0, "pearson": 1, "brier_skill": 1, "explained_variance": 1}
     )
 
 

@@ -12,34 +12,64 @@ from poise.core.rollouts import Credit
 
 
 def prediction_metrics(
-    predictions_B: Float[Tensor, " B"], targets_B: Float[Tensor, " B"], prefix: str = ""
+    predictions_B: Float[Tensor, " B"],
+    targets_B: Float[Tensor, " B"],
+    weights_B: Float[Tensor, " B"] | None = None,
+    *,
+    prefix: str = "",
 ) -> dict[str, float]:
     """Agreement of predictions with their online targets; pairs with a NaN on either side do not count.
 
+    Args:
+        weights_B: how much each pair counts, everywhere below; alike if None. A probe that was fitted with weights
+            predicts a weighted mean of the reward, and is right or wrong about that.
+
     Returns:
-        mae, rmse, bias (prediction minus target), on the reward's scale; pearson; brier_skill = 1 − MSE / Var(target),
-        the skill against the constant that knows the batch's mean; explained_variance = 1 − Var(target − prediction)
-        / Var(target). NaN where undefined (no pairs, or constant targets).
+        prediction_mean, target_mean, mae, rmse, bias (prediction minus target), on the reward's scale; pearson;
+        brier_skill = 1 − MSE / Var(target), the skill against the constant that knows the batch's mean;
+        explained_variance = 1 − Var(target − prediction) / Var(target). NaN where undefined (no pairs, one target).
 
     The online target of a batch is noisy (one sibling's reward at n = 2), so pearson and skill are far below those
     against the true pass rate.
     """
     known_B = predictions_B.isfinite() & targets_B.isfinite()
-    g_B, y_B = predictions_B[known_B].double(), targets_B[known_B].double()
-    names = ("mae", "rmse", "bias", "pearson", "brier_skill", "explained_variance")
-    if len(y_B) == 0:
+    names = ("prediction_mean", "target_mean", "mae", "rmse", "bias", "pearson", "brier_skill", "explained_variance")
+    share_B = torch.ones_like(predictions_B) if weights_B is None else weights_B
+    share_B = share_B[known_B].double()
+    if not float(share_B.sum()) > 0:
         return {prefix + name: math.nan for name in names}
+    share_B = share_B / share_B.sum()
+    g_B, y_B = predictions_B[known_B].double(), targets_B[known_B].double()
     error_B = g_B - y_B
-    mse, variance = error_B.square().mean(), y_B.var(correction=0)
+    mse, variance = share_B @ error_B.square(), _covariance(y_B, y_B, share_B)
     values = (
-        error_B.abs().mean(),
+        share_B @ g_B,
+        share_B @ y_B,
+        share_B @ error_B.abs(),
         mse.sqrt(),
-        error_B.mean(),
-        _ratio(((g_B - g_B.mean()) * (y_B - y_B.mean())).mean(), (g_B.var(correction=0) * variance).sqrt()),
+        share_B @ error_B,
+        _ratio(_covariance(g_B, y_B, share_B), (_covariance(g_B, g_B, share_B) * variance).sqrt()),
         1 - _ratio(mse, variance),
-        1 - _ratio(error_B.var(correction=0), variance),
+        1 - _ratio(_covariance(error_B, error_B, share_B), variance),
     )
     return {prefix + name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _covariance(x_B: Tensor, y_B: Tensor, share_B: Tensor) -> Tensor:
+    return share_B @ ((x_B - share_B @ x_B) * (y_B - share_B @ y_B))
+
+
+def relative_to_leave_one_out(credit: Credit) -> float:
+    """Σ w A² / Σ w (r − siblings' mean)²: the gradient's variance within prompts relative to leave-one-out's.
+
+    With w the proxy of each rollout's squared score it estimates that of the gradient; where all weigh alike, that of
+    the advantages. Over rollouts of the update whose siblings have a reward; NaN where there are none.
+    """
+    both_B = credit.used_B & credit.targets_B.isfinite()
+    weights_B = credit.weights_B[both_B].double()
+    advantages_B = (credit.rewards_B - credit.baselines_B)[both_B].double()
+    others_B = (credit.rewards_B - credit.targets_B)[both_B].double()
+    return float(_ratio(weights_B @ advantages_B.square(), weights_B @ others_B.square()))
 
 
 def variance_ratio(advantages_B: Float[Tensor, " B"], rewards_B: Float[Tensor, " B"]) -> float:
@@ -92,14 +122,14 @@ def credit_metrics(credit: Credit) -> dict[str, float]:
 def probe_metrics(credit: Credit) -> dict[str, float]:
     """How good the probe's predictions of this batch are, before it learns from it.
 
-    Names: prediction_mean on the reward's scale, against reward_mean; probe_share = share of the rollouts in the
-    update whose baseline is the probe's (0 while it is cold); and those of `prediction_metrics`.
+    Names: probe_share = share of the rollouts in the update whose baseline is the probe's (0 while it is cold);
+    relative_to_leave_one_out; and those of `prediction_metrics`, with the weights that the probe is fitted with.
     """
     used_B = credit.used_B
     return {
-        "prediction_mean": float(credit.predictions_B.nanmean()),
         "probe_share": float((credit.from_probe_B & used_B).sum()) / max(1, int(used_B.sum())),
-        **prediction_metrics(credit.predictions_B, credit.targets_B),
+        "relative_to_leave_one_out": relative_to_leave_one_out(credit),
+        **prediction_metrics(credit.predictions_B, credit.targets_B, credit.target_weights_B),
     }
 
 
@@ -108,7 +138,4 @@ def value_metrics(credit: Credit) -> dict[str, float]:
 
     Names: as in `probe_metrics`. The target is the rollout's own reward, which v(x) knows nothing of.
     """
-    return {
-        "prediction_mean": float(credit.predictions_B.nanmean()),
-        **prediction_metrics(credit.predictions_B, credit.rewards_B),
-    }
+    return prediction_metrics(credit.predictions_B, credit.rewards_B, credit.weights_B)

@@ -101,37 +101,38 @@ class RunData:
         rewards = [name for name in names if name not in NOT_REWARDS]
         return rewards[: max(1, len(self.settings.reward.reward))]  # what reward functions log besides comes later
 
-    def crossed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Baseline and reward of every rollout whose baseline came from the probe.
+    def crossed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Baseline, reward and weight in the probe's fit of every rollout whose baseline came from the probe.
 
         The baseline is predicted from the *other* rollouts of the prompt, so comparing it with the rollout's own
         reward is a fair test of calibration; the prediction from the rollout's own states would not be.
         """
         import pyarrow.parquet
 
-        pairs: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
         for path in self.rollout_files.values():
             try:
                 names = pyarrow.parquet.read_schema(path).names
             except (OSError, ValueError):
                 names = []  # the reading below notes it
-            wanted = [name for name in ("prediction", "baseline") if name in names] + self._reward_columns(names)
+            wanted = [name for name in ("prediction", "baseline", "weight") if name in names]
+            wanted += self._reward_columns(names)
             table = self._read(path, wanted)
             if table is None or not {"prediction", "baseline"} <= set(wanted):
                 continue
             found = [
-                (rollout["baseline"], self.reward_of(rollout))
+                (rollout["baseline"], self.reward_of(rollout), rollout.get("weight", 1.0))
                 for rollout in table.to_pylist()
                 if _is_number(rollout["prediction"]) and _is_number(rollout["baseline"])
             ]
-            pairs.append(np.array(found, dtype=np.float64).reshape(-1, 2))
-        both = np.concatenate(pairs) if pairs else np.empty((0, 2))
-        both = both[np.isfinite(both).all(1)]
-        return both[:, 0], both[:, 1]
+            rows.append(np.array(found, dtype=np.float64).reshape(-1, 3))
+        known = np.concatenate(rows) if rows else np.empty((0, 3))
+        known = known[np.isfinite(known).all(1)]
+        return known[:, 0], known[:, 1], known[:, 2]
 
 
 # Columns of a completions file that are not a reward's.
-NOT_REWARDS = {"step", "prompt", "completion", "advantage", "prediction", "baseline", "image", "images"}
+NOT_REWARDS = {"step", "prompt", "completion", "advantage", "prediction", "baseline", "weight", "image", "images"}
 
 
 def read_run(folder: RunFolder) -> RunData:

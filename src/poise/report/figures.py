@@ -57,7 +57,7 @@ def held_out(runs: Sequence[RunData]) -> Figure | None:
 
 
 def reward(runs: Sequence[RunData]) -> Figure | None:
-    """Mean reward of each step's rollouts, and what the probe predicted for them."""
+    """Mean reward of each step's rollouts, and what the probe predicted for them; of a weighted fit, its target too."""
     if not _has(runs, "reward"):
         return None
     figure, axes = draw.blank("Reward and predicted value", "mean over the step's rollouts", _xlabel(runs))
@@ -67,6 +67,12 @@ def reward(runs: Sequence[RunData]) -> Figure | None:
         draw.curve(axes, *_xy(runs, run, "reward"), index, "reward" if first else None)
         predicted = {"linestyle": (0, (4, 2)), "color": draw.colour(index if len(runs) > 1 else 1)}
         draw.curve(axes, *_xy(runs, run, "poise/prediction_mean"), index, "predicted" if first else None, **predicted)
+        if run.settings.poise.probe_weights == "score":
+            # Such a probe predicts the reward weighted with squared scores, and is to be compared with that.
+            target = {"linestyle": ":", "color": draw.colour(index)}
+            draw.curve(
+                axes, *_xy(runs, run, "poise/target_mean"), index, "weighted reward" if first else None, **target
+            )
     draw.legend(axes, is_predicted)
     return figure
 
@@ -84,18 +90,18 @@ def variance(runs: Sequence[RunData]) -> Figure | None:
 
 
 def calibration(runs: Sequence[RunData]) -> Figure | None:
-    """Reliability: mean reward among rollouts whose baseline was predicted to be about the same."""
+    """Reliability: mean reward, weighted as in the fit, of rollouts whose baseline was about the same."""
     found = [(index, *run.crossed()) for index, run in enumerate(runs)]
-    found = [(index, baselines, rewards) for index, baselines, rewards in found if len(baselines) >= _BINS]
+    found = [one for one in found if len(one[1]) >= _BINS]
     if not found:
         return None
     figure = Figure(figsize=PANEL, layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    everything = np.concatenate([np.concatenate([baselines, rewards]) for _, baselines, rewards in found])
+    everything = np.concatenate([np.concatenate([baselines, rewards]) for _, baselines, rewards, _ in found])
     ends = [everything.min(), everything.max()]
     axes.plot(ends, ends, color=SOFT, lw=1, ls=":", label="calibrated")
-    for index, baselines, rewards in found:
-        predicted, observed, error = reliability(baselines, rewards)
+    for index, baselines, rewards, weights in found:
+        predicted, observed, error = reliability(baselines, rewards, weights)
         style = draw.look(index)
         axes.errorbar(predicted, observed, 1.96 * error, marker="o", capsize=3, lw=1.5, ms=4, **style)
         counts.hist(baselines, bins=30, color=draw.colour(index), alpha=0.6)
@@ -107,13 +113,19 @@ def calibration(runs: Sequence[RunData]) -> Figure | None:
     return figure
 
 
-def reliability(baselines: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean baseline, mean reward and its standard error in equally filled bins of the baseline."""
+def reliability(
+    baselines: np.ndarray, rewards: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted mean baseline, mean reward and its standard error in equally filled bins of the baseline."""
     order = np.argsort(baselines, kind="stable")
-    groups = np.array_split(order, _BINS)
-    predicted = np.array([baselines[group].mean() for group in groups])
-    observed = np.array([rewards[group].mean() for group in groups])
-    error = np.array([rewards[group].std() / np.sqrt(len(group)) for group in groups])
+    found = []
+    for group in np.array_split(order, _BINS):
+        total = weights[group].sum()
+        share = weights[group] / total if total > 0 else np.full(len(group), 1 / len(group))
+        mean = share @ rewards[group]
+        error = np.sqrt(share**2 @ (rewards[group] - mean) ** 2)
+        found.append((share @ baselines[group], mean, error))
+    predicted, observed, error = np.array(found).T
     return predicted, observed, error
 
 

@@ -19,7 +19,8 @@ from poise.runs.settings import TrainSettings
 
 CAPTIONS = {
     "held_out": "Accuracy on prompts that are never trained on.",
-    "reward": "What the rollouts of each step earned, and what the probe predicted before it saw their rewards.",
+    "reward": "What the rollouts of each step earned, and what the probe predicted before it saw their rewards. A "
+    "probe that is fitted with squared scores predicts the reward weighted with them (dotted).",
     "variance": "Below 1, the baseline removes variance from the policy gradient; at 1 it might as well not be there.",
     "calibration": "Each point is a tenth of all rollouts, ordered by baseline, with its 95% interval. On the dotted "
     "line, predictions mean what they say. No baseline knows its own rollout, so none is compared with itself.",

@@ -19,6 +19,7 @@ def summarise(run: RunData) -> Summary:
         "model": run.settings.model.model,
         "task": run.settings.data.data or run.settings.data.task or "tiny",
         "baseline": run.settings.poise.baseline,
+        "probe_weights": run.settings.poise.probe_weights,
         "seed": run.settings.run.seed,
         "status": (sessions[-1]["how"] or "running or killed") if sessions else "not started",
         "steps": last.get("step", 0),
@@ -35,6 +36,7 @@ def summarise(run: RunData) -> Summary:
 _LATE = {
     "reward": "reward",
     "predicted": "poise/prediction_mean",
+    "target": "poise/target_mean",
     "variance_ratio": "poise/variance_ratio",
     "probe_mae": "poise/mae",
     "probe_pearson": "poise/pearson",
@@ -114,4 +116,8 @@ def _probe(found: Summary) -> str:
     tail = f"In the last fifth of the run Var(A)/Var(r) is {late['variance_ratio']:.2f}"
     if found["baseline"] != "probe" or late["predicted"] is None or late["reward"] is None:
         return f"{tail}."
-    return f"{tail}, the mean reward {late['reward']:.3f} and its prediction {late['predicted']:.3f}."
+    if found["probe_weights"] == "score" and late["target"] is not None:
+        weighted = f" (weighted with squared scores {late['target']:.3f})"
+    else:
+        weighted = ""
+    return f"{tail}, the mean reward {late['reward']:.3f}{weighted} and its prediction {late['predicted']:.3f}."

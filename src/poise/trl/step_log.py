@@ -52,14 +52,16 @@ class StepLog:
             for _ in range(min(len(credit), len(advantages))):
                 advantages.pop()
             advantages.extend(advantages_B.tolist())
-        self._columns(credit.predictions_B.tolist(), credit.baselines_B.tolist())
+        self._columns(prediction=credit.predictions_B, baseline=credit.baselines_B, weight=credit.weights_B)
 
     def evaluated(self, rows: int) -> None:
         """Rollouts of an evaluation: nothing predicts or credits them, and the table's columns stay of one length."""
-        self._columns([torch.nan] * rows, [torch.nan] * rows)
+        nothing_B = torch.full((rows,), torch.nan)
+        self._columns(prediction=nothing_B, baseline=nothing_B, weight=nothing_B)
 
-    def _columns(self, predictions: list[float], baselines: list[float]) -> None:
+    def _columns(self, **columns: Tensor) -> None:
+        """Prediction, baseline and weight of each rollout; the weight only where it is not 1 for all."""
         logs = self.trainer._logs
-        for name, values in (("prediction", predictions), ("baseline", baselines)):
-            column = logs["extra"].setdefault(name, deque(maxlen=logs["prompt"].maxlen))
-            column.extend(values)
+        for name, values_B in columns.items():
+            if name != "weight" or self.trainer.args.probe_weights == "score":
+                logs["extra"].setdefault(name, deque(maxlen=logs["prompt"].maxlen)).extend(values_B.tolist())
