@@ -102,10 +102,12 @@ def variants(settings: ValueSettings, policy: FrozenPolicy, domains: int) -> lis
         entries.append(("rivals", "probe, one per domain", None, replace(base, per_domain=True)))
     logistic, reward = with_config(base, head="logistic"), with_config(base, sibling_reward=True)
     both = with_config(logistic, sibling_reward=True)
+    last = (policy.depth, settings.state_window)
     entries += [
         ("rivals", "probe, logistic", None, logistic),
         ("rivals", "probe + sibling's reward", None, reward),
         ("rivals", "probe, logistic + sibling's reward", None, both),
+        ("rivals", "probe, logistic + sibling's reward, last layer", None, replace(both, prompt=last, reasoning=last)),
         ("rivals", "probe, score-weighted", None, replace(base, weights=PROXIES[0])),
     ]
     for parts in (("prompt",), ("reasoning",), ("entropy",), ("length",)):
