@@ -80,7 +80,9 @@ def test_evaluation_leaves_the_estimator_alone(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, after["tensors"][name], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("settings", [{"gradient_accumulation_steps": 2}, {"num_iterations": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"gradient_accumulation_steps": 2}, {"num_iterations": 2}, {"probe_weights": "score"}]
+)
 def test_completions_table_has_credit_beside_reward(settings: dict[str, Any], tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, max_steps=4, log_completions=True, **settings)
     trainer.train()
@@ -91,6 +93,10 @@ def test_completions_table_has_credit_beside_reward(settings: dict[str, Any], tm
     siblings = table["prediction"].to_numpy().reshape(-1, 2)[:, ::-1].reshape(-1)
     assert abs(siblings - table["baseline"]).max() < 1e-6
     assert all(a == b for a, b in zip(table["prompt"][::2], table["prompt"][1::2], strict=True))
+    assert ("weight" in table) == ("probe_weights" in settings)
+    if "weight" in table:
+        assert (table["weight"] > 0).all()
+        assert table["weight"].nunique() > 16
 
 
 def test_group_mean_is_trls_own_advantage(tmp_path: Path) -> None:
