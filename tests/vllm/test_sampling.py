@@ -63,7 +63,7 @@ def test_sampled_averages_and_resuming(evaluate: Callable[..., Evaluation], tmp_
     assert 0.2 < whole.average.mean < whole.pass_at[4].mean <= 1.0
     file = tmp_path / "out" / "samples.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    texts = {line for line in lines[1:]}
+    texts = set(lines[1:])
     assert len(texts) == PROMPTS
     file.write_text("".join(lines[:10]) + lines[10][:25])  # killed while it wrote the tenth prompt
     resumed = evaluate(k=4)
