@@ -20,7 +20,15 @@ from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, m
 from poise.lab.compare_page import page, rollouts_text
 from poise.lab.compare_queue import finished_below, is_finished
 from poise.lab.compare_settings import QUICK, CompareSettings
-from poise.lab.compare_stats import Standing, best_rates, median_update_norm, rank_correlation, seed_weights, standings
+from poise.lab.compare_stats import (
+    Standing,
+    best_rates,
+    common_update_norm,
+    own_update_norms,
+    rank_correlation,
+    seed_weights,
+    standings,
+)
 from poise.runs.plan import make_plan
 
 
@@ -114,8 +122,19 @@ def test_the_best_rate_is_chosen_on_the_tuning_seeds(tmp_path: Path) -> None:
 
 
 def test_update_norms_and_ranks(tmp_path: Path) -> None:
-    curves = [plant(tmp_path, "dapo", seed, [0.0, 0.1, 0.2], norm=norm) for seed, norm in enumerate((1.0, 2.0, 9.0))]
-    assert median_update_norm(curves, "dapo") == 2.0
+    """DAPO's seeds have norms 0.5, 0.6 and 9, so its own is 0.6; the common one is that of the method in the middle."""
+    norms = {"dapo": (0.5, 0.6, 9.0), "poise": (0.2634567,), "rloo": (0.1, 0.2)}
+    curves = [
+        plant(tmp_path, method, seed, [0.0, 0.1, 0.2], norm=norm)
+        for method, found in norms.items()
+        for seed, norm in enumerate(found)
+    ]
+    own = own_update_norms(curves)
+    assert own == {"dapo": 0.6, "poise": 0.2634567, "rloo": pytest.approx(0.15)}
+    assert common_update_norm(own) == 0.263
+    assert common_update_norm({"dapo": 0.6, "rloo": 0.15}) == 0.375  # of an even number the mean of the middle two
+    assert common_update_norm(own | {"dapo": 60.0}) == 0.263  # one method of large steps does not move it
+    assert common_update_norm({}) == 0.0
     assert rank_correlation({"a": 1, "b": 2, "c": 3}, {"a": 5, "b": 6, "c": 70}) == 1.0
     assert rank_correlation({"a": 1, "b": 1, "c": 3}, {"a": 0, "b": 1, "c": 2}) == pytest.approx(0.8660254)
     assert math.isnan(rank_correlation({"a": 1, "b": 2}, {"a": 1, "b": 2}))
@@ -124,19 +143,21 @@ def test_update_norms_and_ranks(tmp_path: Path) -> None:
 def test_the_reading_says_where_poise_does_not_win(tmp_path: Path) -> None:
     settings = CompareSettings(learning_rates=(1e-3,), rollouts=512, held_out=9, resamples=100)
     race = [
-        plant(tmp_path, method, seed, [0.2, level + seed / 100])
-        for method, level in (("poise", 0.4), ("dapo", 0.5), ("rloo", 0.3))
+        plant(tmp_path, method, seed, [0.2, level + seed / 100], norm=norm)
+        for method, level, norm in (("poise", 0.4, 0.4), ("dapo", 0.5, 0.6), ("rloo", 0.3, 0.1))
         for seed in range(5)
     ]
     matched = [plant(tmp_path, curve.run.method.name, curve.run.seed, [0.2, 0.5], MATCHED) for curve in race]
-    study = page({"tuning": [], "race": race, "matched": matched}, METHODS, settings, norm=0.5)
+    study = page({"tuning": [], "race": race, "matched": matched}, METHODS, settings, norm=0.4)
     said = " ".join(study.sentences)
     assert "Against DAPO over the budget: ahead none; behind POISE, RLOO; not told apart none" in said
     assert "Against POISE over the budget: ahead DAPO; behind RLOO; not told apart none" in said
     assert "the least p of 5 seeds is 0.062. Of 100 pairs of equal methods up to 6 would be called different" in said
     assert "POISE's mean accuracy over the budget, 0.310" in said
     assert "is number 2 of 3" in said
-    assert "every update stretched to the norm 0.5000" in said
+    assert "every update stretched or shrunk to the norm 0.4 (the median over methods" in said
+    assert "each took: DAPO 0.6, POISE 0.4, RLOO 0.1." in said
+    assert study.facts["own_update_norms"] == {"poise": 0.4, "dapo": 0.6, "rloo": 0.1}
     assert "not told apart DAPO, RLOO" in said  # that arm was planted without a difference
     assert "first look" not in said
     assert [table.title.split(",")[0] for table in study.tables[:2]] == ["Standings", "Standings"]
@@ -224,6 +245,9 @@ def test_runs_share_what_a_fair_race_shares() -> None:
     assert {run.settings.optimisation.update_norm for run in matched} == {0.25}
     for first, second in zip(race, matched, strict=True):
         assert replace(first.settings.optimisation, update_norm=0.25) == second.settings.optimisation
+    assert matched[0].settings.run.out == "runs/lab/compare/matched/poise/norm0.25-lr0.0003-seed0"
+    others = race_runs(settings, methods, rates, 0.3)  # another norm's runs are not taken for these
+    assert not {run.settings.run.out for run in matched} & {run.settings.run.out for run in others}
     assert [run.settings.run.seed for run in race[: len(methods)]] == [0] * len(methods)  # all of a seed, then the next
 
 
@@ -262,6 +286,10 @@ def test_methods_and_reference_must_exist() -> None:
         CompareSettings(learning_rates=(1e-3, 1e-3))
     with pytest.raises(ConfigError, match="no multiple of"):
         CompareSettings(rollouts=1000)
+    with pytest.raises(ConfigError, match="--update-norm is a positive number, or 0 for the race's own, got -1"):
+        CompareSettings(update_norm=-1.0)
+    with pytest.raises(ConfigError, match=r"--update-norm 0\.3 is that of the matched arm; add --matched"):
+        CompareSettings(update_norm=0.3, matched=False)
 
 
 def test_finished_runs_are_known_by_their_record_and_settings(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from poise.lab.compare_methods import (
 from poise.lab.compare_page import page
 from poise.lab.compare_queue import finished_below, is_finished, run_all
 from poise.lab.compare_settings import CompareSettings
-from poise.lab.compare_stats import best_rates, grouped, median_update_norm
+from poise.lab.compare_stats import best_rates, common_update_norm, grouped, own_update_norms
 from poise.lab.study import Steps, show, write_study
 from poise.runs.folder import RunFolder
 
@@ -69,7 +69,7 @@ def run(settings: CompareSettings, dry: bool = False, finished: bool = False) ->
         rates |= best_rates(curves[TUNING])
     curves[RACE] = make(RACE, race_runs(settings, methods, rates))
     refuse_incomparable(curves[RACE], settings)
-    norm = median_update_norm(curves[RACE], settings.reference) if settings.matched else 0.0
+    norm = settings.update_norm or common_update_norm(own_update_norms(curves[RACE])) if settings.matched else 0.0
     if norm:
         curves[MATCHED] = make(MATCHED, race_runs(settings, matched_methods(settings, methods), rates, norm))
     study = page(curves, methods, settings, norm)

@@ -104,6 +104,8 @@ def make_run(
             f"{method.source}: groups of {group} do not fill a step of --rollouts-per-step {settings.rollouts_per_step}"
         )
     steps = budget // settings.rollouts_per_step
+    # Runs of another norm must not be taken for those of this one when a comparison is resumed.
+    stretched = f"norm{update_norm:g}-" if update_norm else ""
     # A method that drops rollouts makes fewer steps of its budget, so it is evaluated after fewer of them.
     every = max(1, math.ceil(steps / settings.evaluations) // (2 if own.poise.dynamic_sampling else 1))
     fixed = replace(
@@ -126,7 +128,7 @@ def make_run(
         evaluation=replace(own.evaluation, eval_every=every, eval_samples=settings.eval_samples, measure_drift=True),
         run=replace(
             own.run,
-            out=str(settings.folder / arm / method.name / f"lr{learning_rate:g}-seed{seed}"),
+            out=str(settings.folder / arm / method.name / f"{stretched}lr{learning_rate:g}-seed{seed}"),
             seed=seed,
             save_every=every,
             keep_checkpoints=1,

@@ -18,6 +18,7 @@ from poise.lab.compare_stats import (
     areas_by_rate,
     best_rates,
     grouped,
+    own_update_norms,
     rank_correlation,
     standings,
 )
@@ -53,7 +54,8 @@ def page(
     pictures = figures(
         curves[RACE], curves["tuning"], curves[MATCHED], {_ARMS[arm]: found[arm] for arm in found}, titles
     )
-    facts = {"matched_update_norm": norm or None, "reference": settings.reference, "budget": settings.rollouts}
+    facts = {"matched_update_norm": norm or None, "own_update_norms": own_update_norms(curves[RACE])}
+    facts |= {"reference": settings.reference, "budget": settings.rollouts}
     said = reading(curves, found, to_poise, titles, settings, norm)
     return Study("compare", title, said, shown, pictures, rows, facts)
 
@@ -172,7 +174,7 @@ def reading(
     said.append(_rule(seeds))
     for arm, standings_ in found.items():
         if arm == MATCHED:
-            said.append(f"Then with every update stretched to the norm {norm:.4f}, so that only directions differ.")
+            said.append(_stretched(curves[RACE], titles, settings, norm))
         said.append(_verdicts(standings_, titles, settings.reference))
         if to_poise.get(arm):
             said.append(_verdicts(to_poise[arm], titles, _POISE))
@@ -199,6 +201,16 @@ def _tuning(tuning: Sequence[Curve], titles: Mapping[str, str], settings: Compar
     return (
         f"Each method's learning rate is the best of {', '.join(map(_g, grid))} on {settings.tuning_seeds} other seeds "
         f"and other prompts.{note}"
+    )
+
+
+def _stretched(race: Sequence[Curve], titles: Mapping[str, str], settings: CompareSettings, norm: float) -> str:
+    """What every update was stretched or shrunk to, beside what each method takes of its own accord."""
+    own = sorted(own_update_norms(race).items(), key=lambda pair: -pair[1])
+    chosen = "as given" if settings.update_norm else "the median over methods of each one's own median"
+    return (
+        f"Then with every update stretched or shrunk to the norm {norm:.3g} ({chosen}), so that only directions "
+        f"differ; of its own accord each took: {', '.join(f'{titles[name]} {size:.3g}' for name, size in own)}."
     )
 
 

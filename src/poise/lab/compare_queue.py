@@ -105,7 +105,7 @@ def _drop_weights(run: Run) -> None:
 def finished_below(folder: Path) -> list[tuple[int, float]]:
     """Rollouts and wall seconds (start-up and evaluations included) of every finished run of a comparison."""
     found: list[tuple[int, float]] = []
-    for config in folder.glob("*/*/lr*/config.toml"):
+    for config in folder.glob("*/*/*lr*/config.toml"):
         run = RunFolder(config.parent)
         sessions = run.read_record()["sessions"]
         if sessions and sessions[-1]["how"] == "finished":

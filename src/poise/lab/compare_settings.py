@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class CompareSettings:
     """Race a second time with every update of every method stretched to one norm: direction without step size."""
     matched_only: tuple[str, ...] = ()
     """Methods of that second race, beside the reference; all if not set."""
+    update_norm: float = 0.0
+    """Norm of every update of that second race; 0 is the median over methods of each one's own median in the first."""
     evaluations: int = 8
     """Held-out evaluations per run, besides the one before it."""
     held_out: int = 512
@@ -59,6 +62,10 @@ class CompareSettings:
         for name in ("held_out", "eval_samples", "train_size", "final", "resamples"):
             self._at_least(name, 1)
         self._at_least("jobs", 0)
+        if not (0 <= self.update_norm < math.inf):
+            raise ConfigError(f"--update-norm is a positive number, or 0 for the race's own, got {self.update_norm:g}")
+        if self.update_norm and not self.matched:
+            raise ConfigError(f"--update-norm {self.update_norm:g} is that of the matched arm; add --matched")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ConfigError(f"--learning-rates takes positive numbers, got {list(self.learning_rates)}")
         if len(set(self.learning_rates)) < len(self.learning_rates):

@@ -138,10 +138,24 @@ def areas_by_rate(curves: Sequence[Curve]) -> dict[str, dict[float, list[float]]
     return {name: dict(areas) for name, areas in found.items()}
 
 
-def median_update_norm(curves: Sequence[Curve], method: str) -> float:
-    """Median norm of a method's updates, warm-up and all; the size that the matched arm gives to every update."""
-    norms = [curve.moves["update_norm"][1] for curve in curves if curve.run.method.name == method]
-    return float(np.median(np.concatenate(norms)))
+def own_update_norms(curves: Sequence[Curve]) -> dict[str, float]:
+    """Median norm of every method's updates over its seeds, warm-up and all."""
+    norms = {
+        name: np.concatenate([run.moves["update_norm"][1] for run in runs]) for name, runs in grouped(curves).items()
+    }
+    return {name: float(np.median(found)) for name, found in norms.items() if found.size}
+
+
+def common_update_norm(own: Mapping[str, float]) -> float:
+    """The size that the matched arm gives to every update: the median over methods of their own norms.
+
+    One method's norm would be that method's choice: what it bears, others may not. Half of the methods take larger
+    steps than this one in the race, half smaller. Three digits, so that the folder's name says all of it.
+
+    >>> common_update_norm({"a": 0.12345, "b": 0.98765, "c": 0.26321})
+    0.263
+    """
+    return float(f"{np.median(list(own.values())):.3g}") if own else 0.0
 
 
 def rank_correlation(first: Mapping[str, float], second: Mapping[str, float]) -> float:
