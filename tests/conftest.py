@@ -19,6 +19,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("poise.core", "beartype.beartype")
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -33,6 +34,12 @@ settings.load_profile("poise")
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     config.addinivalue_line("filterwarnings", r"error:::poise(\..*)?")
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users have no type checks; the suite's would speak before our own refusals."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)

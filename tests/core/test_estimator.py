@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -610,22 +609,7 @@ def test_metrics_of_nothing_used_are_nan() -> None:
     assert math.isnan(metrics["variance_ratio"])
 
 
-# --- configuration --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"baseline": "oracle"}, "unknown baseline 'oracle'; choose one of probe, "),
-        ({"capacity": 10, "cold_start_rows": 11}, "cold_start_rows=11 .* capacity=10"),
-        ({"cold_start_rows": 0}, "cold_start_rows=0"),
-    ],
-)
-def test_config_refuses(options: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Users have no type checks; the suite's would speak first.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(ConfigError, match=message):
-        EstimatorConfig(**options)
+# --- types ---------------------------------------------------------------------------------------------------------
 
 
 def test_credits_are_float32() -> None:

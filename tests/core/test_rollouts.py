@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -33,9 +32,8 @@ def test_unpacking_undoes_packing(groups: list[int]) -> None:
     assert [row[~row.isnan()].tolist() for row in packed_PG] == rows
 
 
-def test_rows_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Users have no shape checks; the suite's would speak first.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("without_type_checks")
+def test_rows_must_agree() -> None:
     with pytest.raises(ConfigError, match=r"'rewards': 3, 'groups': 3, 'features': 2"):
         Rollouts(torch.zeros(3), torch.zeros(3, dtype=torch.long), features_of(2))
     with pytest.raises(ConfigError, match=r"'domains': 4"):

@@ -373,7 +373,5 @@ def test_layers_that_do_not_exist(layer: float) -> None:
         resolve_layer(layer, 4)
 
 
-def test_spec_refuses_an_empty_window() -> None:
-    with pytest.raises(ConfigError, match="window=0"):
-        StateSpec(window=0)
+def test_the_two_parts_may_name_different_layers() -> None:
     assert StateSpec(0.5, -1).resolve(28) == (14, 28)

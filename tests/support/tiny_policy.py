@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from poise.trl import PoiseConfig, PoiseTrainer
 
@@ -46,24 +46,28 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def model(seed: int = 0, layers: int = 4) -> Qwen3ForCausalLM:
+def model(seed: int = 0, layers: int = 4, tied: bool = True, experts: int = 0) -> Any:
     tok = tokenizer()
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=tok.pad_token_id,
-        eos_token_id=tok.eos_token_id,
-        bos_token_id=tok.bos_token_id,
-    )
-    made = Qwen3ForCausalLM(config)
+    shape: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": tied,
+        "pad_token_id": tok.pad_token_id,
+        "eos_token_id": tok.eos_token_id,
+        "bos_token_id": tok.bos_token_id,
+    }
+    if experts:
+        shape |= {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        made: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape))
+    else:
+        made = Qwen3ForCausalLM(Qwen3Config(**shape))
     made.generation_config.pad_token_id = tok.pad_token_id
     made.generation_config.eos_token_id = tok.eos_token_id
     return made

@@ -41,6 +41,7 @@ def test_published_defaults(tmp_path: Path) -> None:
     assert {name: getattr(config, name) for name in published} == published
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -68,13 +69,20 @@ def test_published_defaults(tmp_path: Path) -> None:
         ({"baseline": "critic", "gae_lambda": 1.5}, "gae_lambda must lie between 0 and 1, got 1.5"),
         ({"baseline": "critic", "critic_clip": 0.0}, "critic_clip must be positive"),
         ({"baseline": "critic", "critic_learning_rate": 0.0}, "critic_learning_rate must be positive"),
-        ({"capture": "never"}, "choose 'auto' or 'extra'"),
-        ({"probe_head": "mlp"}, "choose 'ridge' or 'logistic'"),
+        ({"capture": "never"}, "unknown capture 'never'; choose one of auto, extra"),
+        ({"probe_head": "mlp"}, "unknown probe_head 'mlp'; choose one of ridge, logistic"),
+        ({"probe_weights": "scores"}, "unknown probe_weights 'scores'; choose one of none, score"),
         ({"probe_alpha": 0.0}, "alpha must be positive"),
         ({"probe_clip": [1.0]}, "two numbers"),
         ({"probe_clip": [1.0, 0.0]}, "low < high"),
         ({"cold_start_rows": 5000}, "would never be used"),
         ({"prompt_components": -1}, "at least 0"),
+        ({"state_window": 0}, "window must be a whole number of at least 1"),
+        ({"prompt_layer": "middle"}, "prompt_layer must be a finite number, got 'middle'"),
+        ({"reward_timeout": -1.0}, "reward_timeout must be positive, got -1.0 seconds; None waits forever"),
+        ({"max_failed_batches": 0}, "max_failed_batches must be a whole number of at least 1, got 0"),
+        ({"max_sampling_rounds": 0}, "max_sampling_rounds must be a whole number of at least 1, got 0"),
+        ({"gae_lambda": float("nan")}, "gae_lambda must be a finite number, got nan"),
     ],
 )
 def test_refusals_name_value_and_reason(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ CASES = [
     (["poise.probe.clip=[1,0]"], "clip must be \\(low, high\\)"),
     (["poise.capacity=many"], "poise.capacity must be of type int, got 'many'"),
     (["poise.layer=middle"], "poise.layer must be of type int or float or null, got 'middle'"),
-    (["poise.window=0"], "the pooling window must be at least one token, got window=0"),
+    (["poise.window=0"], "window must be a whole number of at least 1, got 0"),
     (["poise.end_of_reasoning=3"], "poise.end_of_reasoning must be of type str or null, got 3"),
     (["poise.allow_fresh_probe=maybe"], "poise.allow_fresh_probe must be of type bool, got 'maybe'"),
     (["poise.probe.clip=[low,1]"], "poise.probe.clip must be of type \\[low, high\\] or null, got \\['low', 1\\]"),

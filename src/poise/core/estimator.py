@@ -22,6 +22,7 @@ from poise.core.bank import SHARED, ProbeBank
 from poise.core.buffer import RollingBuffer
 from poise.core.diagnostics import credit_metrics, probe_metrics, value_metrics
 from poise.core.features import Features
+from poise.core.limits import one_of, whole
 from poise.core.mixture import Mixture, Record, combine
 from poise.core.probe import Probe, ProbeConfig
 from poise.core.rollouts import Credit, Grouping, Rollouts
@@ -61,9 +62,11 @@ class EstimatorConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self) -> None:
-        if self.baseline not in bl.BASELINES:
-            raise ConfigError(f"unknown baseline {self.baseline!r}; choose one of {', '.join(bl.BASELINES)}")
-        if not 1 <= self.cold_start_rows <= self.capacity:
+        one_of("baseline", self.baseline, bl.BASELINES)
+        whole("capacity", self.capacity, least=1)
+        whole("cold_start_rows", self.cold_start_rows, least=1)
+        whole("cold_start_steps", self.cold_start_steps, least=0)
+        if self.cold_start_rows > self.capacity:
             raise ConfigError(
                 f"cold_start_rows={self.cold_start_rows} must lie between 1 and the buffer's capacity={self.capacity}, "
                 "or the probe would never be used"
@@ -324,4 +327,5 @@ def _refuse_mismatch(saved: Mapping[str, Any], present: Mapping[str, Any]) -> No
 
 
 def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    """As it comes back from a checkpoint: tuples are lists there, and numpy's numbers Python's."""
+    return json.loads(json.dumps(value, default=lambda number: number.item()))

@@ -6,7 +6,7 @@ Fitting is a pure function of (features, targets, config, previous probe); a fit
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,10 +14,13 @@ from torch import Tensor
 
 from poise.core.features import Features
 from poise.core.heads import Head, fit_logistic, fit_ridge
+from poise.core.limits import interval, one_of, positive, whole
 from poise.core.projection import Projection, fit_projection
 from poise.core.scores import relative_weights
 from poise.errors import ConfigError
 
+HeadName = Literal["ridge", "logistic"]
+WeightName = Literal["none", "score"]
 # Penalties to choose from; the published one in the middle.
 ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
 _PUBLISHED_ALPHA = 100.0
@@ -39,28 +42,30 @@ class ProbeConfig:
         weights: "score" fits by least squares weighted with the rollouts' squared scores, whose minimiser is the
             baseline of least gradient variance; "none" predicts the expected reward.
 
+    Raises:
+        ConfigError: a field that cannot work, named with its value.
+
     Source: PCA 32 + 64 and alpha 100 are the published Qwen3-4B settings (authors' code and paper v3).
     """
 
-    head: Literal["ridge", "logistic"] = "ridge"
+    head: HeadName = "ridge"
     prompt_components: int | None = 32
     reasoning_components: int | None = 64
     alpha: float | None = _PUBLISHED_ALPHA
     clip: tuple[float, float] | None = None
     sibling_reward: bool = False
-    weights: Literal["none", "score"] = "none"
+    weights: WeightName = "none"
 
     def __post_init__(self) -> None:
+        one_of("head", self.head, get_args(HeadName))
+        one_of("weights", self.weights, get_args(WeightName))
         for name in ("prompt_components", "reasoning_components"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} must be None (no PCA) or at least 0, got {value}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(
-                f"alpha must be positive, got {self.alpha}; a small one such as 0.01 is nearly no penalty"
-            )
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ConfigError(f"clip must be (low, high) with low < high, got {self.clip}")
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), least=0, hint="; None keeps every column")
+        if self.alpha is not None:
+            positive("alpha", self.alpha, hint="; a small one such as 0.01 is nearly no penalty")
+        if self.clip is not None:
+            interval("clip", self.clip)
 
     @property
     def alphas(self) -> tuple[float, ...]:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from poise.core.limits import finite, whole
 from poise.core.tokens import TokenLayout, Window
 from poise.errors import CaptureError, ConfigError
 
@@ -41,8 +43,11 @@ class StateSpec:
     end_of_reasoning: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ConfigError(f"the pooling window must be at least one token, got window={self.window}")
+        whole("window", self.window, least=1)
+        for name in ("prompt_layer", "reasoning_layer"):
+            finite(name, getattr(self, name))
+        if not all(isinstance(token, Integral) for token in self.end_of_reasoning):
+            raise ConfigError(f"end_of_reasoning takes token ids, not text; got {self.end_of_reasoning!r}")
 
     def resolve(self, depth: int) -> tuple[int, int]:
         """Block indices (prompt, reasoning) in 1..depth for a model of `depth` blocks."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from poise.core.limits import finite, positive
 from poise.errors import ConfigError
 
 
@@ -36,9 +37,11 @@ class TrackerConfig:
     most_kept: float = 0.96
 
     def __post_init__(self) -> None:
-        if not self.half_life > 0:
-            raise ConfigError(f"tracker_half_life must be positive, got {self.half_life}")
-        if not 0 <= self.least_kept <= self.most_kept <= 1 or self.least_kept == 1:
+        finite("tracker_prior", self.prior)
+        positive("tracker_half_life", self.half_life)
+        for name in ("least_kept", "most_kept"):
+            finite(name, getattr(self, name))
+        if not 0 <= self.least_kept <= self.most_kept < 1:
             raise ConfigError(
                 f"the tracker keeps between {self.least_kept} and {self.most_kept} of the past per visit; "
                 "both must lie in [0, 1), the first not above the second"

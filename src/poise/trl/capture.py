@@ -21,6 +21,7 @@ from trl import GRPOTrainer
 from trl.trainer.grpo_trainer import disable_gradient_checkpointing
 
 from poise.core import READ_STATES, Features, StateCapture, TokenLayout, squared_score
+from poise.trl.options import BY_LENGTH
 from poise.trl.token_sample import TokenSample
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ class ForwardCapture:
 
     def _squared_score(self, log_probs_BT: Tensor, mask_BT: Tensor) -> Tensor:
         weights_B = squared_score(log_probs_BT, mask_BT)
-        # TRL's "grpo" divides each rollout's term by its own length, and so its score.
-        return weights_B / mask_BT.sum(1).clamp_min(1).square() if self.trainer.loss_type == "grpo" else weights_B
+        divides = self.trainer.loss_type in BY_LENGTH
+        return weights_B / mask_BT.sum(1).clamp_min(1).square() if divides else weights_B
 
     def extra_forward(self, output: dict[str, Any]) -> Captured:
         """One forward pass over the generated batch, without gradient or dropout, for its states alone."""

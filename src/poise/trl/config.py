@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast, get_args
 
 from trl import GRPOConfig
 
 from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec, TrackerConfig
+from poise.core.limits import finite, interval, one_of, positive, whole
+from poise.core.probe import HeadName, WeightName
 from poise.errors import ConfigError
+from poise.trl.options import refuse_senseless
 from poise.trl.single import validated_as_group
 
 # Methods that are run with whitened advantages: SPO, PPO, and REINFORCE with a batch-wide normalisation.
@@ -155,10 +158,9 @@ class PoiseConfig(GRPOConfig):
             )
 
     def _validate(self) -> None:
-        if self.baseline not in BASELINES:
-            raise ConfigError(f"unknown baseline {self.baseline!r}; choose one of {', '.join(BASELINES)}")
-        if self.capture not in ("auto", "extra"):
-            raise ConfigError(f"unknown capture {self.capture!r}; choose 'auto' or 'extra'")
+        one_of("baseline", self.baseline, BASELINES)
+        one_of("capture", self.capture, ("auto", "extra"))
+        refuse_senseless(self)
         if self.baseline == "group-mean" and self.whiten_advantages:
             raise ConfigError("whiten_advantages=True with baseline='group-mean': scale_rewards scales it instead")
         if self.baseline != "group-mean":
@@ -166,15 +168,23 @@ class PoiseConfig(GRPOConfig):
         if self.dynamic_sampling:
             self._refuse_dynamic_sampling()
         self._refuse_wrong_critic()
+        self._refuse_wrong_numbers()
         self.estimator()  # a wrong probe setting fails here rather than at the first step
+        self.state_spec(())
+
+    def _refuse_wrong_numbers(self) -> None:
+        whole("max_failed_batches", self.max_failed_batches, least=1)
+        whole("max_sampling_rounds", self.max_sampling_rounds, least=1)
+        if self.reward_timeout is not None:
+            positive("reward_timeout", self.reward_timeout, hint=" seconds; None waits forever")
 
     def _refuse_wrong_critic(self) -> None:
+        finite("gae_lambda", self.gae_lambda)
         if not 0 <= self.gae_lambda <= 1:
             raise ConfigError(f"gae_lambda must lie between 0 and 1, got {self.gae_lambda}")
-        if not self.critic_learning_rate > 0:
-            raise ConfigError(f"critic_learning_rate must be positive, got {self.critic_learning_rate}")
-        if self.critic_clip is not None and not self.critic_clip > 0:
-            raise ConfigError(f"critic_clip must be positive, or None for no bound, got {self.critic_clip}")
+        positive("critic_learning_rate", self.critic_learning_rate)
+        if self.critic_clip is not None:
+            positive("critic_clip", self.critic_clip, hint="; None sets no bound")
 
     def _refuse_dynamic_sampling(self) -> None:
         if self.baseline != "group-mean":
@@ -188,8 +198,6 @@ class PoiseConfig(GRPOConfig):
                 f"multi_objective_aggregation={self.multi_objective_aggregation!r} scales each round by itself; use "
                 "scale_rewards='group' or 'none' with 'sum_then_normalize'"
             )
-        if self.max_sampling_rounds < 1:
-            raise ConfigError(f"max_sampling_rounds must be at least 1, got {self.max_sampling_rounds}")
 
     def _refuse_own_reward_in_advantage(self) -> None:
         if self.scale_rewards != "none":
@@ -230,21 +238,19 @@ class PoiseConfig(GRPOConfig):
 
     def estimator(self) -> EstimatorConfig:
         """The value estimator's part of the settings."""
-        clip: Any = tuple(self.probe_clip) if self.probe_clip is not None else None
-        if clip is not None and len(clip) != 2:
-            raise ConfigError(f"probe_clip takes two numbers, low and high, got {self.probe_clip}")
-        if self.probe_head not in ("ridge", "logistic"):
-            raise ConfigError(f"unknown probe_head {self.probe_head!r}; choose 'ridge' or 'logistic'")
-        if self.probe_weights not in ("none", "score"):
-            raise ConfigError(f"unknown probe_weights {self.probe_weights!r}; choose 'none' or 'score'")
+        clip: Any = tuple(self.probe_clip) if isinstance(self.probe_clip, list | tuple) else self.probe_clip
+        if clip is not None:
+            interval("probe_clip", clip)
+        one_of("probe_head", self.probe_head, get_args(HeadName))
+        one_of("probe_weights", self.probe_weights, get_args(WeightName))
         probe = ProbeConfig(
-            head="ridge" if self.probe_head == "ridge" else "logistic",
+            head=cast(HeadName, self.probe_head),
             prompt_components=self.prompt_components,
             reasoning_components=self.reasoning_components,
             alpha=self.probe_alpha,
             clip=clip,
             sibling_reward=self.probe_sibling_reward,
-            weights="score" if self.probe_weights == "score" else "none",
+            weights=cast(WeightName, self.probe_weights),
         )
         return EstimatorConfig(
             baseline=self.baseline,  # pyright: ignore[reportArgumentType] (checked against BASELINES)
@@ -252,7 +258,7 @@ class PoiseConfig(GRPOConfig):
             capacity=self.buffer_capacity,
             cold_start_rows=self.cold_start_rows,
             cold_start_steps=self.cold_start_steps,
-            tracker=TrackerConfig(float(self.tracker_prior), float(self.tracker_half_life)),
+            tracker=TrackerConfig(self.tracker_prior, self.tracker_half_life),
         )
 
     def state_spec(self, end_of_reasoning: tuple[int, ...]) -> StateSpec:

@@ -1,0 +1,89 @@
+"""TRL's own options: the values with which a run would go on, but not mean what they say, are refused here.
+
+TRL itself looks at most of these only in the first step, or never.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poise.core.limits import finite, one_of, positive, whole
+from poise.errors import ConfigError
+
+LOSS_TYPES = ("dapo", "grpo", "bnpo", "dr_grpo", "luspo", "cispo", "sapo", "vespo")
+# These divide each rollout's term by its own length, and so its score.
+BY_LENGTH = ("grpo", "sapo")
+
+
+def refuse_senseless(config: Any) -> None:
+    """Refuse what no loss of TRL knows, and numbers that would leave the policy without a gradient.
+
+    Args:
+        config: a GRPOConfig.
+
+    Raises:
+        ConfigError: the option, its value, and what would work.
+    """
+    one_of("loss_type", config.loss_type, LOSS_TYPES)
+    one_of("importance_sampling_level", config.importance_sampling_level, ("token", "sequence"))
+    one_of("scale_rewards", config.scale_rewards, ("none", "group", "batch"))
+    one_of(
+        "multi_objective_aggregation", config.multi_objective_aggregation, ("sum_then_normalize", "normalize_then_sum")
+    )
+    positive("temperature", config.temperature, hint="; greedy rollouts of a prompt are all the same")
+    whole("num_iterations", config.num_iterations, least=1)
+    finite("beta", config.beta)
+    if config.beta < 0:
+        raise ConfigError(f"beta={config.beta} would reward distance from the reference policy; use 0 or more")
+    finite("top_entropy_quantile", config.top_entropy_quantile)
+    if not 0 < config.top_entropy_quantile <= 1:
+        raise ConfigError(f"top_entropy_quantile must lie in (0, 1], got {config.top_entropy_quantile}")
+    _refuse_wrong_clipping(config)
+    _refuse_saves_within_windows(config)
+
+
+def _refuse_wrong_clipping(config: Any) -> None:
+    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    for name, value in (("epsilon", config.epsilon), ("epsilon_high", high)):
+        finite(name, value)
+        if value < 0:
+            raise ConfigError(f"{name} must not be negative, got {value}")
+    if config.loss_type == "cispo":
+        if high < 1:
+            raise ConfigError(
+                f"loss_type='cispo' caps the probability ratio itself at epsilon_high={high}, which would scale every "
+                "gradient down; use a cap above 1, such as epsilon_high=5.0"
+            )
+        return
+    if config.delta is not None:
+        finite("delta", config.delta)
+        if config.delta <= 1 + high:
+            raise ConfigError(
+                f"delta={config.delta} bounds the probability ratio of bad rollouts, but good ones may reach "
+                f"1 + epsilon_high = {1 + high:g}; use a larger delta, such as 10, or None"
+            )
+
+
+def _refuse_saves_within_windows(config: Any) -> None:
+    """A checkpoint between a batch's credit and its last update cannot be continued exactly: TRL keeps no batch."""
+    if getattr(config, "enable_jit_checkpoint", False):
+        raise ConfigError(
+            "enable_jit_checkpoint=True saves in the middle of a batch, where a run cannot be continued exactly; "
+            "use save_steps: whatever was done after the last checkpoint is done again, bit for bit"
+        )
+    updates = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
+    if config.save_strategy == "best" and updates > 1:
+        raise ConfigError(
+            f"save_strategy='best' saves whenever an evaluation says so, but each generated batch is used for "
+            f"{updates:g} updates, between which a run cannot be continued exactly; use save_strategy='steps'"
+        )
+
+
+def refuse_lost_domains(args: Any, dataset: Any) -> None:
+    """Refuse to drop the column that names the domains: the run would quietly have one probe for all of them."""
+    columns = getattr(dataset, "column_names", None) or []
+    if args.remove_unused_columns and args.domain_column in columns:
+        raise ConfigError(
+            f"remove_unused_columns=True drops the dataset's column {args.domain_column!r}, which names its domains; "
+            "set remove_unused_columns=False"
+        )
