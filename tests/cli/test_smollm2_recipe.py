@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from poise.cli import main
+from poise.cli.evaluate import with_defaults_of
+from poise.eval.command import EvalConfig, named_options
 from poise.runs.configfile import read_settings
+from poise.runs.folder import RunFolder
 from poise.runs.policy import lora
 from poise.runs.prompts import reward_names, task_options
 from poise.runs.settings import TrainSettings
@@ -48,6 +51,16 @@ def test_the_prompt_shows_two_examples_and_asks_for_a_third(settings: TrainSetti
         assert prompt.count("\nA:") == 3
         assert prompt.endswith(" of them. How many?\nA:")
         assert answer == "8"
+
+
+def test_a_run_is_evaluated_on_prompts_of_the_same_form(settings: TrainSettings, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.make()
+    run.write_settings(settings)
+    evaluated = with_defaults_of(run, EvalConfig())
+    assert "chat=false" in evaluated.task_options
+    assert named_options("task", evaluated.task_options) == task_options(settings.data)
+    assert (evaluated.task, evaluated.reward, evaluated.max_new_tokens) == ("mawps-singleop", ("arithmetic",), 12)
 
 
 def test_an_expression_is_judged(settings: TrainSettings) -> None:

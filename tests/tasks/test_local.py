@@ -51,6 +51,12 @@ def test_a_template_of_the_users_own():
         records_to_dataset(RECORDS[:1], prompt="q", answer="truth", template="dapoo")
 
 
+@pytest.mark.parametrize("chat", ["False", "no", 0, None])
+def test_chat_is_true_or_false_and_no_text_that_looks_like_it(chat):
+    with pytest.raises(ConfigError, match=f"chat is true or false, got {chat!r}"):
+        records_to_dataset(RECORDS[:1], prompt="q", answer="truth", chat=chat)
+
+
 def test_messages_stay_messages():
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
     dataset = records_to_dataset([{"prompt": said, "answer": 4}])

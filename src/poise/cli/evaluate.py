@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from poise.cli.parse import SettingsT, parse_settings, show_help, take_options
@@ -48,7 +49,10 @@ def with_defaults_of(run: RunFolder, base: SettingsT) -> SettingsT:
     return replace(
         base,  # pyright: ignore
         task=other or task_name(saved.data),
-        task_options=tuple(f"{key}={value}" for key, value in options.items()),
+        # As it is read again: Python's False would be the text "False", which is true.
+        task_options=tuple(
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()
+        ),
         seed=saved.data.data_seed,
         reward=saved.reward.reward,
         reward_weights=saved.reward.reward_weights,

@@ -47,7 +47,13 @@ def fill(template: str, question: str) -> str:
 
 
 def prompt_of(question: str, template: str, chat: bool, system: str | None = None) -> Prompt:
-    """The prompt of a problem: one text, or messages for a chat template."""
+    """The prompt of a problem: one text, or messages for a chat template.
+
+    Raises:
+        ConfigError: no template has that name, `chat` is neither true nor false, or a system message needs it.
+    """
+    if not isinstance(chat, bool):
+        raise ConfigError(f"the option chat is true or false, got {chat!r}")
     text = fill(template, question)
     if not chat:
         if system:
