@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poise.errors import ConfigError
-from poise.rewards.procedural import extract_answer, is_harmless, verify, verify_partial
+from poise.rewards.procedural import extract_answer, verify, verify_partial
+from poise.rewards.procedural_guard import is_harmless
 from poise.rewards.registry import resolve
 from poise.rewards.verdict import as_trl_reward
 from poise.tasks.procedural import (

@@ -40,6 +40,9 @@ DEFAULT_SIZE = {"train": 8192, "test": 512}
 _HELD_OUT = 4
 _STREAMS = 1 << 11
 _STRIDE = 1 << 20
+# Datasets whose size is not free: one makes all entries at once, one refuses to be larger. Their streams go on in a
+# further dataset, with the seed where the last one ended.
+_SIZES = {"acre": 128, "word_ladder": 20_000}
 # A stream that yields nothing new for this many entries has run out of distinct questions.
 _PATIENCE = 2000
 
@@ -123,7 +126,9 @@ def dataset(name: str, options: str = "{}") -> Any:
     if name not in DATASETS:
         raise ConfigError(f"reasoning-gym has no dataset {name!r}; it has {', '.join(sorted(DATASETS))}")
     try:
-        return reasoning_gym.create_dataset(name, **{"size": _STRIDE, "seed": 0, **json.loads(options)})
+        return reasoning_gym.create_dataset(
+            name, **{"size": _SIZES.get(name, _STRIDE), "seed": 0, **json.loads(options)}
+        )
     except (TypeError, AssertionError, ValueError) as error:
         raise ConfigError(f"reasoning-gym's {name!r} refuses the options {options}: {error}") from error
 
@@ -136,11 +141,9 @@ def _rows(task: str, split: Split, seed: int, options: Mapping[str, Any]) -> Ite
     if reserved := {"seed", "size"} & set(options):
         raise ConfigError(f"{sorted(reserved)} of {task!r} are arguments of their own, not options of the dataset")
     chosen = {**FAMILIES.get(task, {}), **options}
-    source = dataset(name, json.dumps({**chosen, "seed": first_seed(name, split, seed)}, sort_keys=True))
     seen: set[str] = set()
     since_last = 0
-    for index in range(_STRIDE):
-        entry = source[index]
+    for entry in _entries(name, chosen, first_seed(name, split, seed)):
         question = entry["question"]
         since_last += 1
         if is_held_out(question) == (split == "test") and question not in seen:
@@ -159,6 +162,15 @@ def _rows(task: str, split: Split, seed: int, options: Mapping[str, Any]) -> Ite
         f"{task!r} ran out of {split} questions{f' after {len(seen)} distinct ones' if seen else ''}; "
         "ask for a smaller size or for options that allow more questions"
     )
+
+
+def _entries(name: str, options: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+    """A dataset's entries from a seed on, as many as a stream has."""
+    size = _SIZES.get(name, _STRIDE)
+    for start in range(0, _STRIDE, size):
+        source = dataset(name, json.dumps({**options, "seed": seed + start}, sort_keys=True))
+        for index in range(min(size, _STRIDE - start)):
+            yield source[index]
 
 
 def _tagged(value: Any) -> Any:
