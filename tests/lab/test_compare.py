@@ -298,9 +298,15 @@ def test_finished_runs_are_known_by_their_record_and_settings(tmp_path: Path) ->
     assert is_finished(done)
     assert not is_finished(killed)
     assert finished_below(tmp_path) == [(100, 10.0)]
+    optimisation = done.settings.optimisation
     other = replace(done, settings=replace(done.settings, poise=replace(done.settings.poise, baseline="none")))
     with pytest.raises(ConfigError, match="was made with other settings"):
         is_finished(other)
+    longer = replace(done, settings=replace(done.settings, optimisation=replace(optimisation, rollout_budget=200)))
+    with pytest.raises(
+        ConfigError, match="is finished with a budget of 100 rollouts, not 200: compare with that budget"
+    ):
+        is_finished(longer)
 
 
 def test_what_is_finished_can_be_compared_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,9 +30,18 @@ def is_finished(run: Run) -> bool:
     folder = RunFolder(run.folder)
     if not folder.exists:
         return False
-    refuse_changes(folder.saved_settings(), run.settings)
+    saved = folder.saved_settings()
+    refuse_changes(saved, run.settings)
     sessions = folder.read_record()["sessions"]
-    return bool(sessions) and sessions[-1]["how"] == "finished"
+    if not sessions or sessions[-1]["how"] != "finished":
+        return False
+    made = saved.optimisation.rollout_budget
+    if made != run.budget:  # a run may be prolonged, but this one's weights are gone, and its curve ends elsewhere
+        raise ConfigError(
+            f"the run in {run.folder} is finished with a budget of {made} rollouts, not {run.budget}: compare with "
+            "that budget, or choose another --out"
+        )
+    return True
 
 
 def run_all(runs: Sequence[Run], jobs: int, finished: Callable[[Run], None]) -> None:
