@@ -55,6 +55,7 @@ def figures(
 def accuracy(curves: Sequence[Curve], titles: Mapping[str, str], title: str) -> Figure:
     """Mean accuracy over seeds against rollouts; the band of a few methods is the range of their seeds."""
     figure, axes = _one(title, "rollouts sampled", "held-out accuracy")
+    _label_x(axes, "rollouts sampled", 7)
     methods = grouped(curves)
     for name, runs in methods.items():
         _mean(axes, *mean_curve(runs, runs[0].run.budget), _look(name, titles), len(methods) <= _MOST_BANDS)
@@ -63,34 +64,33 @@ def accuracy(curves: Sequence[Curve], titles: Mapping[str, str], title: str) -> 
 
 def costs(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     """The same against what it cost otherwise; each method up to what its cheapest seed has spent."""
-    figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
+    figure = _four("Held-out accuracy against what it cost, mean of the seeds")
     panels = figure.subplots(2, 2, sharey=True)
     for axes, (axis, label) in zip(panels.flat, _COSTS.items(), strict=True):
         for name, runs in grouped(curves).items():
             end = min(float(run.costs[axis][-1]) for run in runs)
             _mean(axes, *mean_curve(runs, end, axis), _look(name, titles), False)
-        axes.set_xlabel(label)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+        _label_x(axes, label)
     panels[0, 0].set_ylabel("held-out accuracy")
     panels[1, 0].set_ylabel("held-out accuracy")
     return _with_legend(figure, panels[0, 0])
 
 
 def areas(standings: Mapping[str, Sequence[Standing]], titles: Mapping[str, str]) -> Figure:
-    """Mean accuracy over the budget with its interval, one row a method, one mark an arm."""
-    names = [standing.method for standing in next(iter(standings.values()))]
+    """Mean accuracy over the budget with its interval, one row a method, the best on top, one mark an arm."""
+    first = sorted(next(iter(standings.values())), key=lambda standing: -standing.area.mean)
+    names = [standing.method for standing in first]
     figure = Figure(figsize=(SIZE[0], 1.2 + 0.34 * len(names)), layout="constrained")
     axes = figure.subplots()
     for arm, (label, found) in enumerate(standings.items()):
         for standing in found:
             place = names.index(standing.method) + 0.18 * (arm - (len(standings) - 1) / 2)
             spread = [[standing.area.mean - standing.area.low], [standing.area.high - standing.area.mean]]
-            first = {"label": label} if standing is found[0] else {}
-            axes.errorbar(standing.area.mean, place, xerr=spread, fmt="os"[arm], color=colour(arm), capsize=3, **first)
+            named = {"label": label} if standing is found[0] else {}
+            axes.errorbar(standing.area.mean, place, xerr=spread, fmt="os"[arm], color=colour(arm), capsize=3, **named)
     axes.set_yticks(range(len(names)), [titles[name] for name in names])
     axes.invert_yaxis()
-    figure.suptitle("Mean accuracy over the budget (95% over seeds)", weight="bold")
+    figure.suptitle("Mean accuracy over the budget (95% over seeds)", weight="bold", fontsize=11)
     axes.set_xlabel("area under accuracy against rollouts / budget")
     return _with_legend(figure, axes) if len(standings) > 1 else figure
 
@@ -109,28 +109,29 @@ def learning_rates(tuning: Sequence[Curve], titles: Mapping[str, str]) -> Figure
 
 def steps(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     """How far each method moves: norms of updates and gradients, KL from the start, entropy."""
-    figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
+    figure = _four("How far the policies move, mean of the seeds")
     panels = figure.subplots(2, 2, sharex=True)
     for axes, (name, label) in zip(panels.flat, _MOVES.items(), strict=True):
         for method, runs in grouped(curves).items():
             curve(axes, *_mean_move(runs, name), _place(method, titles), titles[method])
         axes.set_ylabel(label)
     for axes in panels[1]:
-        axes.set_xlabel("rollouts sampled")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+        _label_x(axes, "rollouts sampled")
     return _with_legend(figure, panels[0, 0])
 
 
 def against_kl(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     """Accuracy against KL from the start: methods on one line differ in how fast they go, not in where."""
-    figure, axes = _one("Accuracy for the distance gone", "KL from the starting policy, nats per token", "accuracy")
+    figure, axes = _one(
+        "Accuracy for the distance gone, mean of the seeds", "KL from the starting policy, nats per token", "accuracy"
+    )
     for name, runs in grouped(curves).items():
-        for run in runs:
-            places, values = run.moves["kl_start"]
-            reached = np.interp(places, run.costs["rollouts"], run.accuracy)
-            style = _look(name, titles) | ({} if run is runs[0] else {"label": None})
-            axes.plot(values, reached, marker="o", ms=3, lw=1, alpha=0.8, **style)
+        places, gone = _mean_move(runs, "kl_start")
+        if not places.size:
+            continue
+        reached = np.mean([np.interp(places, run.costs["rollouts"], run.accuracy) for run in runs], axis=0)
+        start = np.mean([run.accuracy[0] for run in runs])  # every run begins at distance zero
+        axes.plot(np.append(0.0, gone), np.append(start, reached), marker="o", ms=3, lw=1.8, **_look(name, titles))
     return _with_legend(figure, axes)
 
 
@@ -164,6 +165,19 @@ def _with_legend(figure: Figure, axes: Axes) -> Figure:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize="small", handlelength=3
     )
+    return figure
+
+
+def _label_x(axes: Axes, label: str, ticks: int = 4) -> None:
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(ticks))
+
+
+def _four(title: str) -> Figure:
+    """A square figure for four panels."""
+    figure = Figure(figsize=(SIZE[0], SIZE[0]), layout="constrained")
+    figure.suptitle(title, weight="bold", fontsize=11)
     return figure
 
 
