@@ -1,8 +1,9 @@
-"""The page in a real browser: nothing overflows a phone, both schemes are drawn, it prints."""
+"""The page in a real browser: nothing overflows a phone, completions open, both schemes are drawn, it prints."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -20,7 +21,21 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt-get install chromium)"),
 ]
-PHONE = 360  # pixels
+PHONE = 375  # pixels
+# Opens every completion as a reader does, and measures the page then.
+MEASURE = """
+const page = this.contentDocument, box = one => page.querySelector(one).getBoundingClientRect();
+const closed = [...page.querySelectorAll('details:not([open])')];
+closed.forEach(each => each.querySelector('summary').click());
+document.title = JSON.stringify({
+  width: page.documentElement.scrollWidth,
+  tables: [...page.querySelectorAll('.wide')].map(each => each.scrollWidth - each.clientWidth),
+  closed: closed.length,
+  opened: closed.filter(each => each.open && each.querySelector('.body').getBoundingClientRect().height > 0).length,
+  gap: box('.figures.one').top - box('.wide:has(+ .figures)').bottom,
+  shades: [...new Set([...page.querySelectorAll('pre i')].map(each => getComputedStyle(each).backgroundColor))],
+});
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +43,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     runs = [planted_run.plant(folder / name) for name in ("one", "two-with-a-rather-long-name-of-its-own")]
     out = folder / "page.html"
-    write_report([run.path for run in runs], out)
+    write_report([*(run.path for run in runs), _plant_study(folder / "study")], out)
     return out
+
+
+def _plant_study(folder: Path) -> Path:
+    """A table too wide for a phone, and a picture after it."""
+    (folder / "figures").mkdir(parents=True)
+    row = {f"a column of number {place}": "0.1234 [0.1, 0.2]" for place in range(9)}
+    record = {"kind": "value", "config": {"a_setting_with_a_long_name": "a/path/" * 20}, "tables": {"all": [row] * 3}}
+    (folder / "study.json").write_text(json.dumps(record))
+    Image.new("RGB", (1400, 900), "navy").save(folder / "figures" / "rivals.png")
+    return folder
 
 
 def browse(page: Path, *flags: str) -> str:
@@ -43,13 +68,29 @@ def browse(page: Path, *flags: str) -> str:
 
 @pytest.mark.parametrize("width", [PHONE, 1280])
 def test_nothing_is_wider_than_the_screen(page: Path, width: int) -> None:
+    """Opened completions included; a table that has no room scrolls in its own box, and pictures keep off it."""
     probe = page.with_name(f"frame{width}.html")
     source = html.escape(page.read_text())
-    measure = "document.title = this.contentDocument.documentElement.scrollWidth"
+    measure = html.escape(MEASURE)
     probe.write_text(f'<iframe width="{width}" height="800" style="border:0" srcdoc="{source}" onload="{measure}">')
-    found = re.search(r"<title>(\d+)</title>", browse(probe, "--dump-dom", "--virtual-time-budget=5000"))
-    assert found is not None
-    assert int(found[1]) <= width
+    said = re.search(r"<title>(\{.*?\})</title>", browse(probe, "--dump-dom", "--virtual-time-budget=5000"))
+    assert said is not None
+    found = json.loads(said[1])
+    assert found["width"] <= width
+    assert (max(found["tables"]) > 0) == (width == PHONE)
+    assert found["opened"] == found["closed"] > 20
+    assert found["gap"] >= 16
+    assert len(found["shades"]) == 2  # tokens of one and of two nats
+
+
+def test_headings_are_printed_with_what_they_head(page: Path) -> None:
+    if not shutil.which("pdftotext"):
+        pytest.skip("no pdftotext (Debian: apt-get install poppler-utils)")
+    printed = page.with_name("headings.pdf")
+    browse(page, f"--print-to-pdf={printed}", "--no-pdf-header-footer")
+    text = subprocess.run(["pdftotext", str(printed), "-"], capture_output=True, text=True, check=True).stdout
+    [curves] = [sheet for sheet in text.split("\f") if "Curves\n" in sheet]
+    assert "Accuracy on prompts that are never trained on." in curves
 
 
 @pytest.mark.parametrize(("scheme", "is_dark"), [("1", False), ("0", True)])
