@@ -62,6 +62,12 @@ def verify():
         ("B", r"\textbf{(B)}\ 12"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
         (r"\pi", "π"),
+        ("10 cm", r"10\text{ centimeters}"),
+        ("10 cm", "10"),
+        ("5", r"5\text{ more}"),
+        ("5", r"5\text{ cm}^2"),
+        ("B", r"\text{(B) because A is empty}"),
+        ("C", r"\textbf{(C)}\ 12, \text{a square}"),
     ],
 )
 def test_equal(verify, truth, said):
@@ -71,6 +77,11 @@ def test_equal(verify, truth, said):
 @pytest.mark.parametrize(
     ("truth", "said"),
     [
+        ("10 cm", r"10\text{ m}"),
+        (r"5\text{ hours}", "5 minutes"),
+        ("A", "A, B"),
+        ("A", r"\text{(A) or (B)}"),
+        ("A", r"\textbf{(A)} \text{ and } \textbf{(C)}"),
         ("1234", "1235"),
         ("5", "4"),
         ("18", "18 million"),
@@ -119,6 +130,16 @@ def test_unequal(verify, truth, said):
         "#### 7 8",
         r"\boxed{7\newcommand{\x}{8}}",
         r"\boxed{\{n : n \in \mathbb{Z}\}}",
+        r"\boxed{7 \text{ (or 8)}}",
+        r"\boxed{7 \text{ or more}}",
+        r"\boxed{\text{at least } 7}",
+        r"\boxed{8 = 7}",
+        r"\boxed{x = 8 = 7}",
+        r"\boxed{\lceil 6.5 \rceil}",
+        r"\boxed{\boxed{7}, 8}",
+        r"\boxed{8, \boxed{7}}",
+        "\\boxed{8}\n\n(alternatively: \\boxed{7})",
+        r"either \boxed{8}, or else it could be \boxed{7}",
     ],
 )
 def test_stuffed_hedged_and_unworked_answers_lose(verify, completion):
@@ -130,6 +151,7 @@ def test_the_last_answer_wins_and_spellings_of_one_answer_do_not_contradict(veri
     assert verify("Answer: 7. Wait, I forgot one.\nAnswer: 6", {"answer": "7"}).score == 0.0
     assert verify("\\boxed{\\frac{1}{2}}\n\nAnswer: 0.5", {"answer": "1/2"}).score == 1.0
     assert verify(r"\boxed{3} and \boxed{4}", {"answer": "3, 4"}).score == 1.0
+    assert verify(r"\boxed{\boxed{7}}", {"answer": "7"}).score == 1.0
 
 
 def test_what_is_logged_is_the_answer(verify):

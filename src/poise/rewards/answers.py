@@ -17,7 +17,9 @@ _LABEL = re.compile(r"(?:^|(?<=[\s*_>#.-]))answer(?:\s+is)?\s*[*_]*\s*:\s*[*_]*[
 _HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"\.\s+[A-Z]|\n")
 _BETWEEN = re.compile(
-    r"(?:[\s,;.:/|&$*_()\[\]-]|\\\\|\\text\s*\{[^{}]{0,9}\}|\\q?quad|\b(?:or|and|the|final|answer)\b)*", re.IGNORECASE
+    r"(?:[\s,;.:/|&$*_()\[\]-]|\\\\|\\text\s*\{[^{}]{0,9}\}|\\q?quad"
+    r"|\b(?:or|and|the|final|answer|else|either|also|maybe|perhaps|possibly|alternatively|otherwise|could|be|it|is)\b)*",
+    re.IGNORECASE,
 )
 # An answer is stated near the end; reading no further back bounds the work on a completion that is all markers.
 _TAIL = 16_384
@@ -72,7 +74,9 @@ def final_answers(completion: str) -> list[str]:
 def _statements(text: str) -> list[Statement]:
     found = [*_boxes(text), *_labelled(text), *_matches(_TAG, text), *_matches(_HASHES, text)]
     found = sorted((s for s in found if s.text), key=lambda statement: statement.start)[-_MOST:]
-    # `Answer: \boxed{4}` is one statement in two forms: the innermost form is the answer.
+    # `Answer: \boxed{4}` is one statement in two forms: the innermost form is the answer. A box is said as a whole.
+    boxed = [s for s in found if _BOX.match(text, s.start)]
+    found = [s for s in found if not any(o is not s and o.start <= s.start and s.end <= o.end for o in boxed)]
     return [s for s in found if not any(o is not s and s.start <= o.start and o.end <= s.end for o in found)]
 
 
@@ -92,7 +96,7 @@ def _boxes(text: str) -> Iterator[Statement]:
     for match in list(_BOX.finditer(text))[-_MOST:]:
         end = _closing_brace(text, match.end())
         if end is not None:
-            yield Statement(match.start(), end + 1, text[match.end() : end].strip())
+            yield Statement(match.start(), end + 1, _BOX.sub("{", text[match.end() : end]).strip())
 
 
 def _closing_brace(text: str, start: int) -> int | None:

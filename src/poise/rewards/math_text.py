@@ -32,8 +32,42 @@ _NOT_UNITS = re.compile(
 )
 _WORKED_OUT = re.compile(
     r"[0-9)}]\s*(?:[+*]|-|\\cdot|\\times(?!\s*10\s*\^)|\\div)\s*[0-9({\\]"
-    r"|\)\s*\(|!|\\(?:sum|prod|int|lim|binom|log|ln|sin|cos|tan|exp|gcd|max|min|bmod|pmod)(?![A-Za-z])"
+    r"|\)\s*\(|!|\\[lr](?:ceil|floor)|\\(?:sum|prod|int|lim|binom|log|ln|sin|cos|tan|exp|gcd|max|min|bmod|pmod)(?![A-Za-z])"
 )
+# Words in \text{} that take back or widen a number, which math-verify does not read.
+_HEDGE = re.compile(
+    r"\b(?:or|and|not|nor|at least|at most|about|around|between|except|unless|if|else|maybe)\b|(?<![A-Za-z])[0-9]",
+    re.IGNORECASE,
+)
+# Units that say the same; two of different lines do not.
+_SAME_UNITS = """cm centimeter centimeters centimetre centimetres
+mm millimeter millimeters millimetre millimetres
+m meter meters metre metres
+km kilometer kilometers kilometre kilometres
+in inch inches
+ft foot feet
+yd yard yards
+mi mile miles
+g gram grams
+kg kilogram kilograms
+mg milligram milligrams
+lb lbs pound pounds
+oz ounce ounces
+s sec secs second seconds
+min mins minute minutes
+h hr hrs hour hours
+day days
+week weeks
+month months
+year years
+ml milliliter milliliters millilitre millilitres
+l liter liters litre litres
+dollar dollars
+cent cents"""
+_UNITS = {word: number for number, line in enumerate(_SAME_UNITS.splitlines()) for word in line.split()}
+_UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?$")
+# Another letter beside the first one: `A, B` and `(A) or (B)` are two choices, `(B) 12 C` and `A because B` are one.
+_SECOND_CHOICE = re.compile(r"(?:\b(?:or|and)\b|[,;/&|(+])[^A-Za-z]*([A-J])(?![A-Za-z])(?!\s+[a-z])")
 _CHOICE = re.compile(r"\\?(?:text|textbf|mathrm|mathbf)?\{?\s*\(?([A-J])\)?\s*\}?(?:[.):,\s].*)?", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
 _DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
@@ -97,8 +131,11 @@ def choice(text: str) -> str | None:
     >>> choice("\\textbf{(B)} 12"), choice("B."), choice("Both")
     ('B', 'B', None)
     """
-    match = _CHOICE.fullmatch(text.strip())
-    return match.group(1) if match else None
+    bare = _DRESSED.sub(r" \1 ", text).strip()
+    match = _CHOICE.fullmatch(bare)
+    if match is None or any(other != match.group(1) for other in _SECOND_CHOICE.findall(bare, match.end(1))):
+        return None
+    return match.group(1)
 
 
 def words(text: str) -> str:
@@ -110,6 +147,29 @@ def is_worded(text: str) -> bool:
     """Whether an answer is a word or a sentence, which must not be read as a product of one-letter variables."""
     bare = _TEXT.sub(r" \1 ", text)
     return re.fullmatch(r"[^\W\d_]{3,}(?:[\s,'-]+[^\W\d_]+)*", bare.strip()) is not None
+
+
+def hedges(text: str, number: Fraction) -> bool:
+    r"""Whether an answer says a number and something else: `3 \text{ or more}`, `4 = 3`.
+
+    >>> [hedges(text, Fraction(3)) for text in ("3 \\text{ (or 4)}", "4 = 3", "3 \\text{ cm}^2", "x = 3")]
+    [True, True, False, False]
+    """
+    if any(_HEDGE.search(said) for said in _TEXT.findall(text) if plain_number(said.strip()) is None):
+        return True
+    sides = [plain_number(side.strip()) for side in text.split("=")[:-1]]
+    return any(side is not None and side != number for side in sides)
+
+
+def other_unit(truth: str, said: str) -> bool:
+    r"""Whether both name a unit of length, mass, time, volume or money, and not the same one.
+
+    >>> other_unit("10 cm", "10\\text{ m}"), other_unit("10 cm", "10 centimeters"), other_unit("10 cm", "10")
+    (True, False, False)
+    """
+    found = [_UNIT_AT_END.search(_TEXT.sub(r" \1 ", text).strip()) for text in (truth, said)]
+    units = [_UNITS.get(match.group(1).casefold()) if match else None for match in found]
+    return None not in units and units[0] != units[1]
 
 
 def still_to_work_out(text: str) -> bool:

@@ -25,8 +25,10 @@ from poise.rewards.answers import final_answers
 from poise.rewards.math_text import (
     canonical,
     choice,
+    hedges,
     is_monstrous,
     is_worded,
+    other_unit,
     plain_number,
     still_to_work_out,
     without_unit,
@@ -123,7 +125,7 @@ def quickly_equal(truth: str, said: str) -> bool | None:
         return choice(said) == truth.strip("()")
     if is_worded(truth) or is_worded(said):
         return words(said) == words(truth)
-    if not said.isascii() or is_monstrous(said, truth):
+    if not said.isascii() or is_monstrous(said, truth) or other_unit(truth, said):
         return False
     return None
 
@@ -141,6 +143,8 @@ def _number_equal(number: Fraction, truth: str, said: str) -> bool | None:
             return True
         return False if abs(found - number) > _CLOSE * max(1, abs(number)) else None
     if not said.isascii() or is_worded(said) or is_monstrous(said, truth) or still_to_work_out(said):
+        return False
+    if hedges(said, number):
         return False
     # Two numbers with nothing but a space between them would be added up.
     if re.search(r"[0-9]\s+[0-9]", said) and not re.fullmatch(r"[-+]?[0-9]+\s+[0-9]+\s*/\s*[0-9]+", said):
