@@ -4,6 +4,7 @@ Every attack is bounded in count and in time, and runs inside the sandbox only.
 """
 
 import base64
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from poise.errors import ConfigError
 from poise.rewards.sandbox import Limits, SandboxError, open_sandbox
 from poise.rewards.sandbox.bubblewrap import Bubblewrap
+from poise.rewards.sandbox.syscalls import seccomp_filter
 
 SMALL = Limits(cpu_seconds=1, wall_seconds=20.0, memory=256 << 20, processes=6, output=100_000, file=1 << 20)
 
@@ -98,6 +100,54 @@ for attempt in (lambda: os.setuid(0), lambda: os.chroot("/tmp")):
         assert not {"PWD_SECRET", "VIRTUAL_ENV", "PYTHONPATH"} & set(lines[0].split())
         assert lines[1:3] == ["refused", "refused"]
 
+    def test_nothing_is_made_that_no_limit_bounds(self, sandbox):
+        """Detached shared memory, namespaces with file systems of their own, a socket to the machine's host."""
+        program = """
+import ctypes, errno, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def said(name, *arguments):
+    made = getattr(libc, name)(*arguments)
+    print(name, errno.errorcode[ctypes.get_errno()] if made == -1 else "went through")
+said("shmget", 0, 100 << 20, 0o1600)
+said("unshare", 0x10000000)
+said("mount", b"none", b"/tmp", b"tmpfs", 0, None)
+said("ptrace", 16, 1, 0, 0)
+said("syscall", 435, 0, 0)
+NEW_USER, CHILD = 0x10000000, 17
+said("syscall", {"x86_64": 56, "aarch64": 220}[__import__("platform").machine()], NEW_USER | CHILD, 0, 0, 0, 0)
+for family in (40, 16, 17):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM); print(family, "went through")
+    except OSError as error:
+        print(family, errno.errorcode[error.errno])
+print(len(socket.socketpair()), socket.socket(socket.AF_INET).family)
+"""
+        said = sandbox.run(program).stdout.splitlines()
+        assert said == [
+            "shmget EPERM",
+            "unshare EPERM",
+            "mount EPERM",
+            "ptrace EPERM",
+            "syscall ENOSYS",
+            "syscall EPERM",
+            "40 EPERM",
+            "16 EPERM",
+            "17 EPERM",
+            "2 2",
+        ]
+
+    def test_ordinary_programs_do_without_them(self, sandbox):
+        program = """
+import subprocess, sys, threading, asyncio, tempfile
+done = []
+thread = threading.Thread(target=done.append, args=(1,)); thread.start(); thread.join()
+out = subprocess.run([sys.executable, "-c", "print(2)"], capture_output=True, text=True).stdout
+async def three(): return 3
+with tempfile.TemporaryFile() as file: file.write(b"4")
+print(done[0], int(out), asyncio.run(three()))
+"""
+        assert sandbox.run(program).stdout == "1 2 3\n"
+
     def test_limits_cannot_be_raised(self, sandbox):
         program = """
 import resource
@@ -179,6 +229,15 @@ while True: pass
             broken.run("print(1)")
         with pytest.raises(SandboxError, match="does not work here"):
             Bubblewrap(readable=("/no/such/folder",))
+
+
+def test_the_filter_of_both_machines_and_none_for_others():
+    for machine in ("x86_64", "aarch64"):
+        lines = list(struct.iter_unpack("=HBBI", seccomp_filter(machine)))
+        assert [line[3] for line in lines[-3:]] == [0x00050001, 0x00050026, 0x7FFF0000]
+        ends = [place + 1 + max(yes, no) for place, (_, yes, no, _) in enumerate(lines[:-3])]
+        assert max(ends) < len(lines), "every jump ends inside"
+    assert seccomp_filter("vax") is None
 
 
 def test_missing_bubblewrap_is_loud(monkeypatch):

@@ -1,13 +1,13 @@
 """The default sandbox: bubblewrap, with its own view of files, processes and network.
 
 Inside: a read-only system and Python, a private /tmp of limited size, no network, no other processes, no environment,
-no capabilities. Limits on processor time, memory, processes and files are set before the program starts. A caller that
-is root changes to an unused user id inside the sandbox, because the kernel does not limit root's processes; any other
-caller gets a user namespace.
+no capabilities, and without the system calls that would get round the limits (`syscalls`). Limits on processor time,
+memory, processes and files are set before the program starts. A caller that is root changes to an unused user id inside
+the sandbox, because the kernel does not limit root's processes; any other caller gets a user namespace.
 
-What this does not cover: the kernel itself is shared, with all its system calls (a root caller's programs may make user
-namespaces of their own), and memory is limited per process, so that a program may use `processes` times `memory` in
-all. For a hostile crowd, use virtual machines behind the SandboxFusion protocol.
+What this does not cover: the kernel itself is shared; memory is limited per process, so that a program may use
+`processes` times `memory` in all, and a kilobyte of the kernel's for each empty file that it can make in its time. For
+a hostile crowd, use virtual machines behind the SandboxFusion protocol.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from poise.rewards.sandbox.base import Limits, Outcome, SandboxError
 from poise.rewards.sandbox.process import watch
+from poise.rewards.sandbox.syscalls import seccomp_filter
 
 _PRELUDE = Path(__file__).with_name("prelude.py")
 _INSTALL = "install it (Debian: apt-get install bubblewrap), or choose another sandbox by name: sandbox-fusion:URL"
@@ -57,10 +58,13 @@ class Bubblewrap:
         """Runs a Python program; see `Sandbox.run`. Further files lie in /sandbox."""
         limits = limits or Limits()
         texts = {"prelude.py": _PRELUDE.read_text(), "main.py": program, **(files or {})}
-        with _in_memory(texts) as handed:
+        refusals = seccomp_filter()
+        with _in_memory(texts) as handed, _in_memory({"filter": refusals} if refusals else {}) as calls:
 
             def command(ready: int) -> tuple[list[str], list[int]]:
-                return self._command(handed, ready, limits), list(handed.values())
+                filtered = [word for descriptor in calls.values() for word in ("--seccomp", str(descriptor))]
+                line = self._command(handed, ready, limits)
+                return [line[0], *filtered, *line[1:]], [*handed.values(), *calls.values()]
 
             return watch(command, stdin, limits)
 
@@ -121,14 +125,14 @@ def _is_folder(path: str) -> bool:
 
 
 @contextmanager
-def _in_memory(texts: Mapping[str, str]) -> Iterator[dict[str, int]]:
+def _in_memory(texts: Mapping[str, str | bytes]) -> Iterator[dict[str, int]]:
     """Files that exist in memory only, as descriptors to hand over."""
     handed: dict[str, int] = {}
     try:
         for name, text in texts.items():
             handed[name] = os.memfd_create(name.replace("/", "_"))
             with os.fdopen(os.dup(handed[name]), "wb") as file:
-                file.write(text.encode(errors="surrogatepass"))
+                file.write(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
             os.lseek(handed[name], 0, os.SEEK_SET)
         yield handed
     finally:
