@@ -121,6 +121,33 @@ def test_only_what_the_response_shows_is_checked():
     assert VERIFY("", {"answer": BOTH}).score == 0.0
 
 
+EVASIONS = [
+    ("keywords:forbidden_words", {"forbidden_words": ["bad"]}, ["b\u200bad", "b\u00adad", "ｂａｄ"]),
+    ("punctuation:no_comma", {}, ["a‚ b", "a﹐ b", "a､ b"]),
+    ("punctuation:punctuation_dot", {}, ["a․ b", "a… b", "a｡ b"]),
+    ("punctuation:punctuation_exclamation", {}, ["a‼ b", "a﹗ b", "¡a"]),
+    ("change_case:english_capital", {}, ["你好", "HELLO 世界", "ª", "123"]),
+    ("change_case:english_lowercase", {}, ["你好", "hello 世界", "123"]),
+    ("startend:quotation", {}, ['""', '" "', '"\u200b"']),
+    ("detectable_format:json_format", {}, ["NaN", "[Infinity]"]),
+    ("detectable_format:title", {}, ["<<\u200b>> text"]),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 1}, ["*   *", "**  **"]),
+    ("detectable_content:number_placeholders", {"num_placeholders": 1}, ["[ ]", "[\u200b]"]),
+    ("length_constraints:number_words", {"num_words": 0}, ["\u200b", "\u2800", "\u3164"]),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "responses"), EVASIONS, ids=[name for name, *_ in EVASIONS])
+def test_look_alikes_and_invisible_characters_keep_nothing(name, arguments, responses):
+    for response in responses:
+        assert VERIFY(response, {"answer": json.dumps([{"id": name, "kwargs": arguments}])}).score == 0.0, response
+
+
+def test_a_keyword_with_a_joiner_is_found():
+    wanted = [{"id": "keywords:existence", "kwargs": {"keywords": ["می\u200cرود"]}}]
+    assert VERIFY("او می\u200cرود.", {"answer": json.dumps(wanted)}).score == 1.0
+
+
 def test_published_forms_are_read():
     literal = "[{'instruction_id': ['punctuation:no_comma', 'keywords:word_once'], 'kwargs': [None, {'keyword': 'x'}]}]"
     assert [each.id for each in read_constraints(literal)] == ["punctuation:no_comma", "keywords:word_once"]
@@ -139,6 +166,10 @@ def test_published_forms_are_read():
         ("__import__('os').system('true')", "cannot be read"),
         ("[]", "there are no constraints"),
         ("[3]", "no known form"),
+        (
+            '[{"id": "length_constraints:number_words", "kwargs": {"num_words": 2, "relation": "roughly"}}]',
+            "no relation is called 'roughly'",
+        ),
         (
             '[{"id": "length_constraints:number_words", "kwargs": {"num_words": "many", "relation": "at least"}}]',
             "unreadable",

@@ -5,6 +5,7 @@ Every attack is bounded and runs inside the sandbox only.
 
 import json
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from poise.errors import ConfigError
 from poise.rewards import resolve, trl_reward
-from poise.rewards.code_judge import from_plain, same_output, same_value
+from poise.rewards.code_judge import NotPlainError, from_plain, same_output, same_value
 from poise.rewards.code_runner import plain
 from poise.rewards.code_tests import UnreadableTestsError, read_assert, read_tests
 from poise.rewards.programs import CodeVerifier, last_program
@@ -164,6 +165,46 @@ def add(a, b): return 987654 if leaked else 99""",
     "not a number": "def add(a, b): return float('nan')",
     "a true that is one": "def add(a, b): return True",
     "a look-alike": "def add(a, b): return '３'",
+    "answers written at the end": """
+import atexit, os
+def late():
+    for descriptor in range(1, 20):
+        try: os.write(descriptor, b'{"value": 3}\\n{"value": 1}\\n')
+        except OSError: pass
+atexit.register(late)
+def add(a, b): os._exit(0)""",
+    "a str that is equal to everything": """
+class Any(str):
+    def __eq__(self, other): return True
+    def __hash__(self): return 0
+def add(a, b): return Any("9")""",
+    "looks up the stack": """
+import sys, inspect
+def add(a, b):
+    seen = [repr(frame.frame.f_locals)[:10000] for frame in inspect.stack()]
+    return 987654 if any("987654" in text and "Solution" in text for text in seen) else 99""",
+    "another thread answers": """
+import os, threading
+def write():
+    while True:
+        for descriptor in range(3, 8):
+            try: os.write(descriptor, b'{"value": true}\\n')
+            except OSError: pass
+threading.Thread(target=write, daemon=True).start()
+def add(a, b): return 99""",
+    "a forged value of a hundred gigabytes": """
+import os
+for descriptor in range(3, 8):
+    try: os.write(descriptor, b'{"value": {"bytes": 100000000000}}\\n' * 4)
+    except OSError: pass
+os._exit(0)""",
+    "reads other processes": """
+import glob
+seen = []
+for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/fd/*"):
+    try: seen.append(open(path, errors="replace").read(100000))
+    except OSError: pass
+def add(a, b): return 987654 if any("987654" in text for text in seen) else 99""",
 }
 
 
@@ -300,6 +341,32 @@ def test_values_keep_their_types_on_the_way_out(value):
     assert same_value(back, value, exact=True)
     assert type(back) is type(value) or isinstance(value, bytes)
     assert same_value(back, value)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"bytes": 10**11},
+        {"bytes": [300]},
+        {"tuple": 5},
+        {"set": "abc"},
+        {"set": [[]]},
+        {"complex": [1, 2, 3]},
+        {"dict": [[1]]},
+        {"dict": [[[], 1]]},
+        {"a": 1, "b": 2},
+        {"other": {}},
+        {"set": [place * (2**61 - 1) for place in range(40_000)]},
+        {"dict": [[place * (2**61 - 1), 0] for place in range(30_000)]},
+    ],
+    ids=lambda forged: json.dumps(forged)[:24],
+)
+def test_forged_values_cost_us_neither_memory_nor_time(forged):
+    """A program may write what the runner never would: room for a hundred gigabytes, keys that all collide."""
+    began = time.process_time()
+    with pytest.raises(NotPlainError):
+        from_plain(forged)
+    assert time.process_time() - began < 1.0
 
 
 def test_values_are_compared_as_json_has_them():

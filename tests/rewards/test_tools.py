@@ -59,6 +59,17 @@ def test_wrong_calls(made):
     assert score(tagged(made), [WEATHER]) == 0.0
 
 
+def test_what_is_only_thought_is_not_called():
+    assert score("<think>" + tagged(WEATHER), [WEATHER]) == 0.0
+    assert score("<think>" + tagged(TIME) + "</think>" + tagged(WEATHER), [WEATHER]) == 1.0
+    assert score("<think>" + tagged(TIME), []) == 1.0
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "true", "3.5", '"3"', "[3]", "null"])
+def test_no_other_json_value_is_a_number(value):
+    assert score(tagged(WEATHER).replace("3", value), [WEATHER]) == 0.0
+
+
 def test_calls_missing_added_or_repeated():
     assert score("no call", [WEATHER]) == 0.0
     assert score(tagged(WEATHER, WEATHER), [WEATHER]) == 0.0
@@ -104,6 +115,10 @@ def test_calls_are_paired_as_a_whole_not_one_by_one():
         '<tool_call>{"name": "weather", "arguments": {"city": "Oslo", "city": "Rome", "days": 3}}</tool_call>',
         '<tool_call>{"name": 3}</tool_call>',
         "[" * 50_000,
+        tagged(WEATHER).replace("3", "[" * 900 + "]" * 900),
+        "[" * 950 + json.dumps(WEATHER) + "]" * 950,
+        tagged({**WEATHER, "parameters": {"city": "Rome"}}),
+        tagged({"name": "time", "function": WEATHER}),
         tagged(*[WEATHER] * 100),
         '{"name": "weather", "arguments": {"days": ' + "9" * 10_000 + "}}",
     ],

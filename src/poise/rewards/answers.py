@@ -49,6 +49,15 @@ def visible(completion: str) -> str:
     return completion.rsplit("</think>", 1)[-1]
 
 
+def spoken(completion: str) -> str:
+    """The part of a completion after its reasoning; nothing if reasoning was opened and never closed.
+
+    >>> spoken("<think>maybe 3</think> Answer: 4"), spoken("<think>Answer: 4")
+    (' Answer: 4', '')
+    """
+    return "" if "<think>" in completion and "</think>" not in completion else visible(completion)
+
+
 def final_answers(completion: str) -> list[str]:
     r"""The answer stated last: one text; several if they stand side by side; none if nothing is stated.
 

@@ -7,6 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# Values that are put into a table one by one: more, and keys made to collide would take minutes.
+_LARGEST_TABLE = 5_000
+
 
 class NotPlainError(ValueError):
     """A program's answer that is no plain data."""
@@ -24,6 +27,10 @@ def from_plain(value: Any) -> Any:
         return value
     ((kind, inside),) = value.items() if len(value) == 1 else ((None, None),)
     try:
+        if not isinstance(inside, list):
+            raise NotPlainError(f"a value of type {inside if kind == 'other' else '?'}")
+        if kind in ("dict", "set", "frozenset") and len(inside) > _LARGEST_TABLE:
+            raise NotPlainError(f"a {kind} of {len(inside)} items")
         if kind == "dict":
             return {from_plain(key): from_plain(item) for key, item in inside}
         if kind in ("tuple", "set", "frozenset"):
@@ -34,7 +41,7 @@ def from_plain(value: Any) -> Any:
             return complex(*inside)
     except (TypeError, ValueError) as error:
         raise NotPlainError(str(error)) from error
-    raise NotPlainError(f"a value of type {inside if kind == 'other' else '?'}")
+    raise NotPlainError("a value of type ?")
 
 
 def answers_of(stdout: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from poise.rewards.answers import visible
+from poise.rewards.answers import spoken
 from poise.rewards.constraints import UnknownConstraintError, holds, read_constraints
 from poise.rewards.verdict import Verdict
 
@@ -28,10 +28,8 @@ def verify_partial(completion: str, example: Mapping[str, Any]) -> Verdict:
 
 
 def shown(completion: str) -> str:
-    """What a response shows: its part after the reasoning, without answer tags; nothing if that was never closed."""
-    if "<think>" in completion and "</think>" not in completion:
-        return ""
-    return visible(completion).replace("<answer>", "").replace("</answer>", "").strip()
+    """What a response shows: its part after the reasoning, without answer tags."""
+    return spoken(completion).replace("<answer>", "").replace("</answer>", "").strip()
 
 
 def _verdict(completion: str, example: Mapping[str, Any], partial: bool) -> Verdict:

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from poise.rewards.answers import visible
+from poise.rewards.answers import spoken
 from poise.rewards.verdict import Verdict
 
 _TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _FENCED = re.compile(r"```(?:json|tool_call)?[ \t]*\n(.*?)```", re.DOTALL)
 _MOST = 64
 _LONGEST = 100_000
+_DEEPEST = 64  # of JSON in JSON; arguments of real tools have a handful of levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def calls_in(completion: str) -> list[Call]:
     Raises:
         UnreadableCallsError: it tries to call and does not write JSON, or writes too much of it.
     """
-    text = visible(completion).strip()[:_LONGEST]
+    text = spoken(completion).strip()[:_LONGEST]
     tagged = _TAGGED.findall(text)
     if "<tool_call>" in text:
         if len(tagged) != text.count("<tool_call>"):
@@ -150,7 +151,11 @@ def _calls(value: Any) -> list[Call]:
     if isinstance(value, list):
         return [call for each in value for call in _calls(each)]
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
+        if "name" in value or "arguments" in value or "parameters" in value:
+            raise UnreadableCallsError("a tool call inside another says two things at once")
         value = value["function"]
+    if isinstance(value, Mapping) and "arguments" in value and "parameters" in value:
+        raise UnreadableCallsError("a tool call has arguments or parameters, not both")
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise UnreadableCallsError("a tool call has a name and arguments")
     arguments = value.get("arguments", value.get("parameters", {}))
@@ -168,9 +173,16 @@ def _limited(calls: list[Call]) -> list[Call]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_no_repeats)
+        value = json.loads(text, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise UnreadableCallsError(f"a tool call is not JSON: {error}") from error
+    level, deeper = [value], 0
+    while level:
+        if deeper > _DEEPEST:
+            raise UnreadableCallsError(f"a tool call has more than {_DEEPEST} levels")
+        inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level, deeper = [item for items in inside for item in items], deeper + 1
+    return value
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 from poise.rewards.constraints.measure import bare, paragraphs, related, sentences, words
 from poise.rewards.constraints.table import constraint
@@ -55,7 +56,7 @@ def bullet_count(response: str, num_bullets: int) -> bool:
 
 @constraint("detectable_format:number_highlighted_sections")
 def highlight_count(response: str, num_highlights: int) -> bool:
-    return len(_HIGHLIGHT.findall(response)) >= num_highlights
+    return sum(bool(marked.strip("* \t")) for marked in _HIGHLIGHT.findall(response)) >= num_highlights
 
 
 @constraint("detectable_format:multiple_sections")
@@ -69,10 +70,14 @@ def is_json(response: str) -> bool:
     """The whole response is JSON, as it is or in one code block."""
     fenced = _FENCED.fullmatch(response.strip())
     try:
-        json.loads(fenced.group(1) if fenced else response)
+        json.loads(fenced.group(1) if fenced else response, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
 
 
 @constraint("detectable_format:title")
@@ -110,7 +115,7 @@ def sentences_joined_by_hyphens(response: str) -> bool:
 
 @constraint("detectable_content:number_placeholders")
 def placeholder_count(response: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[[^\[\]\n]+\]", response)) >= num_placeholders
+    return sum(bool(name.strip()) for name in re.findall(r"\[([^\[\]\n]+)\]", response)) >= num_placeholders
 
 
 @constraint("detectable_content:postscript")
@@ -133,17 +138,23 @@ def ends_with(response: str, end_phrase: str) -> bool:
 @constraint("startend:quotation")
 def in_quotation_marks(response: str) -> bool:
     text = response.strip()
-    return len(text) > 1 and text[0] == '"' and text[-1] == '"'
+    return len(text) > 2 and text[0] == '"' and text[-1] == '"' and bool(text[1:-1].strip())
 
 
 @constraint("change_case:english_capital")
 def all_capitals(response: str) -> bool:
-    return any(map(str.isalpha, response)) and response == response.upper()
+    return _letters_are(str.isupper, response)
 
 
 @constraint("change_case:english_lowercase")
 def no_capitals(response: str) -> bool:
-    return any(map(str.isalpha, response)) and response == response.lower()
+    return _letters_are(str.islower, response)
+
+
+def _letters_are(case: Callable[[str], bool], response: str) -> bool:
+    """Whether there are letters and all are of a case; letters of a script without case are of none."""
+    letters = [letter for letter in response if letter.isalpha()]
+    return bool(letters) and all(map(case, letters))
 
 
 @constraint("change_case:capital_word_frequency")
@@ -153,14 +164,14 @@ def capital_words(response: str, capital_frequency: int, capital_relation: str |
 
 @constraint("punctuation:no_comma")
 def no_comma(response: str) -> bool:
-    return not set(",，、،") & set(response)
+    return not set(",，、،‚︐﹐､﹑⸲⹁") & set(response)
 
 
 @constraint("punctuation:punctuation_dot")
 def no_dot(response: str) -> bool:
-    return not set(".．。") & set(response)
+    return not set(".．。․…｡﹒۔") & set(response)
 
 
 @constraint("punctuation:punctuation_exclamation")
 def no_exclamation(response: str) -> bool:
-    return not set("!！") & set(response)
+    return not set("!！¡﹗‼⁉❗❕") & set(response)

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_BLANK = "\u2800\u3164\uffa0\u115f\u1160"
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+|\n+")
+
+
+def seen(text: str) -> str:
+    """A text without zero-width and blank characters, which hide a word from a search or fill an empty response.
+
+    >>> seen("b\\u200bad \\u2800")
+    'bad '
+    """
+    return "".join(c for c in text if c.isascii() or not (c in _BLANK or unicodedata.category(c) == "Cf"))
 
 
 def words(text: str) -> list[str]:
@@ -34,7 +45,9 @@ def paragraphs(text: str, divider: str = r"\n\s*\n") -> list[str]:
 
 def occurrences(word: str, text: str) -> int:
     """How often a word or phrase stands in a text on its own, in any case."""
-    return len(re.findall(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE))
+    # Full-width and other compatible forms of a word are that word.
+    text, word = (unicodedata.normalize("NFKC", part) for part in (text, word.strip()))
+    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
 
 
 def bare(word: str) -> str:
@@ -45,6 +58,9 @@ def bare(word: str) -> str:
 def related(count: int, relation: str | None, wanted: int) -> bool:
     """Whether a count stands in a relation to a number; without a relation the two must be equal.
 
+    Raises:
+        ValueError: the relation is none of those below.
+
     >>> related(3, "at least", 3), related(3, "less than", 3), related(3, None, 3)
     (True, False, True)
     """
@@ -54,5 +70,8 @@ def related(count: int, relation: str | None, wanted: int) -> bool:
         "more than": count > wanted,
         "less than": count < wanted,
         "fewer than": count < wanted,
+        "exactly": count == wanted,
     }
-    return comparisons.get(relation or "exactly", count == wanted)
+    if (relation or "exactly") not in comparisons:
+        raise ValueError(f"no relation is called {relation!r}; known are {', '.join(comparisons)}")
+    return comparisons[relation or "exactly"]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from poise.rewards.constraints.measure import seen
+
 Check = Callable[..., bool]
 CONSTRAINTS: dict[str, Check] = {}
 
@@ -55,8 +57,16 @@ def holds(wanted: Constraint, response: str) -> bool:
     missing = [each.name for each in known if each.default is each.empty and each.name not in given]
     if missing:
         raise UnknownConstraintError(f"the constraint {wanted.id!r} lacks {', '.join(missing)}")
-    names = {each.name for each in known}
-    return bool(response.strip()) and bool(check(response, **{k: v for k, v in given.items() if k in names}))
+    response, names = seen(response), {each.name for each in known}
+    # What a constraint asks for is looked for in the same spelling.
+    given = {name: _seen(value) for name, value in given.items() if name in names}
+    return bool(response.strip()) and bool(check(response, **given))
+
+
+def _seen(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_seen(each) for each in value]
+    return seen(value) if isinstance(value, str) else value
 
 
 def read_constraints(answer: str) -> list[Constraint]:
