@@ -91,7 +91,8 @@ def test_a_comparison_is_made_resumed_and_reported(flags: list[str], poise: Call
 
 WRONG = [
     (["--only", "pose"], "no method is called 'pose'; did you mean 'poise'?"),
-    (["--learning-rates", "0"], "--learning-rates takes positive numbers"),
+    (["--learning-rates", "0"], "poise: --learning-rates takes positive numbers"),
+    (["--update-norm", "0.3"], "poise: --update-norm 0.3 is that of the matched arm; add --matched (see poise lab"),
     (["--rollouts", "30"], "is no multiple of --rollouts-per-step"),
     (["--methods", "none.toml"], "there is no configuration file none.toml"),
     (["--base", "none.toml"], "there is no configuration file none.toml"),

@@ -80,6 +80,10 @@ OTHERS = [
     (["eval", "--task", "nothing-like-it"], "no task is called 'nothing-like-it'"),
     (["eval", "--model", "no/such-model"], "no/such-model"),
     (["eval", "--samples", "3"], "unknown flag --samples"),
+    (["lab", "valeu"], "unknown command 'valeu'; did you mean 'value'?"),
+    (["lab", "value", "--k", "1"], "poise: --k must be at least 10, got 1"),
+    (["lab", "value", "--task", "nothing-like-it"], "no task is called 'nothing-like-it'"),
+    (["lab", "variance", "--rollouts", "1"], "poise: --rollouts must be at least 2, got 1: a sibling is needed"),
 ]
 
 

@@ -89,6 +89,12 @@ def test_a_wrong_option_names_the_nearest_of_the_field_map_or_of_the_file(file):
             load_task(str(file), "train", **{wrong: "q"})
 
 
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ConfigError, match=r"empty\.jsonl holds no record; a task needs at least one"):
+        load_task(str(tmp_path / "empty.jsonl"), "train")
+
+
 def test_broken_json_names_the_line(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"prompt": "a\u2028b"}\n{"prompt": \n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -109,11 +110,22 @@ def flags_of(kind: type) -> list[str]:
 
 
 def _sentence(box: str) -> str:
-    """The first paragraph of a drawn error box, on one line: what lies between its title and its first rule."""
+    """The first paragraph of a drawn error box, on one line: what lies between its title and its first rule.
+
+    A terminal without box characters gets rules of hyphens, below the title too.
+
+    >>> _sentence(" Value error\\n ----\\n  Error parsing --seeds: invalid choice\\n  ----\\n  For help, --help")
+    'Error parsing --seeds: invalid choice'
+    """
     said: list[str] = []
     for line in box.splitlines()[1:]:
         text = line.strip().strip("│").strip()
-        if text and set(text) <= set("─╰╯"):
+        is_rule = bool(text) and set(text) <= set("─╰╯-")
+        if is_rule and said:
             break
-        said.append(text)
-    return " ".join(said).rstrip(".") or "the command line could not be read"
+        if text and not is_rule:
+            said.append(text)
+    # Which class refused a value is no news to whoever typed it.
+    return (
+        re.sub(r"^Error parsing \w*Settings: ", "", " ".join(said)).rstrip(".") or "the command line could not be read"
+    )

@@ -85,12 +85,20 @@ def file_task(name: str, reward: str = "math") -> Task:
         form: Mapping[str, Any],
     ) -> Dataset:
         if test_file is not None:
-            records = read_file(test_file if split == "test" else name)
+            records = _filled(test_file if split == "test" else name)
             return draw(records_to_dataset(records, **form), size, seed)
-        rows = deduplicate(records_to_dataset(read_file(name), **form))
+        rows = deduplicate(records_to_dataset(_filled(name), **form))
         return draw(to_dataset(split_by_hash(rows, split, held_out)), size, seed)
 
     return Task(name, load, reward, "a local file")
+
+
+def _filled(name: str) -> list[dict[str, Any]]:
+    """The records of a file that has some."""
+    records = read_file(name)
+    if not records:
+        raise ConfigError(f"the file {name} holds no record; a task needs at least one, with a prompt and its answer")
+    return records
 
 
 def hub_task(name: str, reward: str = "math") -> Task:
