@@ -63,6 +63,15 @@ def test_a_run_is_evaluated_on_prompts_of_the_same_form(settings: TrainSettings,
     assert (evaluated.task, evaluated.reward, evaluated.max_new_tokens) == ("mawps-singleop", ("arithmetic",), 12)
 
 
+def test_another_task_comes_with_its_own_options_and_reward(settings: TrainSettings, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.make()
+    run.write_settings(settings)
+    evaluated = with_defaults_of(run, EvalConfig(task="gsm8k"), another_task=True)
+    assert (evaluated.task, evaluated.task_options, evaluated.reward) == ("gsm8k", (), ())
+    assert evaluated.max_new_tokens == 12
+
+
 def test_an_expression_is_judged(settings: TrainSettings) -> None:
     assert reward_names(settings.reward, settings.data) == ("arithmetic",)
 

@@ -15,7 +15,8 @@ options of the command itself:
   --debug              show the traceback of an error
 
 With --model RUN, a folder that poise train wrote, the task, its options and its seed, the reward and the length limit
-are that run's unless named here; --split test then gives the prompts that the run held out.
+are that run's unless named here; --split test then gives the prompts that the run held out. Another --task comes with
+its own options and reward.
 """
 
 
@@ -32,18 +33,28 @@ def main(argv: list[str]) -> int:
     hush()
     run = RunFolder(settings.model)
     if run.exists:
-        settings = parse_settings(with_defaults_of(run, EvalConfig()), words.rest, "poise eval", config)
+        another = settings.task != EvalConfig().task or any(word.split("=")[0] == "--task" for word in words.rest)
+        settings = parse_settings(with_defaults_of(run, EvalConfig(), another), words.rest, "poise eval", config)
 
     from poise.eval.command import run as evaluate
 
     return evaluate(settings)
 
 
-def with_defaults_of(run: RunFolder, base: SettingsT) -> SettingsT:
-    """Settings with the task, seed, rewards and length limit of a training run as their defaults."""
+def with_defaults_of(run: RunFolder, base: SettingsT, another_task: bool = False) -> SettingsT:
+    """Settings with the task, seed, rewards and length limit of a training run as their defaults.
+
+    Args:
+        run: the run's folder.
+        base: settings without them.
+        another_task: a task is named that may not be the run's, so its options and rewards are not taken over.
+    """
     from poise.runs.prompts import task_name, task_options
 
     saved = run.saved_settings()
+    base = replace(base, seed=saved.data.data_seed, max_new_tokens=saved.generation.max_completion_tokens)  # pyright: ignore
+    if another_task:
+        return base
     other = saved.data.eval_task
     options = {} if other else task_options(saved.data)
     return replace(
@@ -53,8 +64,6 @@ def with_defaults_of(run: RunFolder, base: SettingsT) -> SettingsT:
         task_options=tuple(
             f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()
         ),
-        seed=saved.data.data_seed,
         reward=saved.reward.reward,
         reward_weights=saved.reward.reward_weights,
-        max_new_tokens=saved.generation.max_completion_tokens,
     )
