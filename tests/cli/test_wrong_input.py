@@ -105,6 +105,27 @@ def test_an_unexpected_error_is_a_sentence_too(poise: Callable, monkeypatch: pyt
     assert "Traceback" in poise("fail", "--debug").err
 
 
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])  # the writers of tensors have classes of their own
+def test_a_full_disk_is_a_sentence(kind: type[Exception], poise: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(argv: list[str]) -> int:
+        raise kind(28, "No space left on device")
+
+    monkeypatch.setattr("json.loads", full)
+    monkeypatch.setitem(COMMANDS, "fail", ("json:loads", "fails"))
+    told = poise("fail")
+    assert told.status == 1
+    assert told.err.startswith("poise: the disk is full (")
+    assert told.err.endswith("make room, then give the same command again: it goes on from what is there\n")
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(poise: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = poise("lab", "value", "--quick", "--train-prompts", "4", "--out", str(tmp_path / "file" / "study"))
+    assert told.status == 1
+    assert told.err.startswith(f"poise: cannot use {tmp_path}/file/study")
+    assert told.err.count("\n") == 1
+
+
 def test_bad_records_name_their_place(poise: Callable, workplace, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "1+1="}) + "\n{'prompt': 2}\n")
     told = poise("train", *workplace.flags, "--data", "bad.jsonl", "--out", "run")

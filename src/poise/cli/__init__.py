@@ -5,6 +5,7 @@ A command is a line in `COMMANDS`; its module is imported only when it is run, s
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from poise.errors import PoiseError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("poise.cli.train:main", "train a model with verifiable rewards"),
     "eval": ("poise.cli.evaluate:main", "avg@k, pass@k and maj@k of a model on a task, with intervals"),
-    "lab": ("poise.cli.lab:main", "studies of a frozen policy: is the probe any good, does it lower the variance"),
+    "lab": ("poise.cli.lab:main", "studies: is the probe any good, does it lower the variance, does it learn faster"),
     "doctor": ("poise.cli.doctor:main", "check the environment, a model and a dataset before a run is paid for"),
     "data": ("poise.cli.data:main", "look at a task or dataset as a run would see it"),
     "report": ("poise.cli.report:main", "one HTML file, plots and a summary from run folders"),
@@ -63,8 +64,23 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if said := _of_the_disk(error):
+            _complain(said)
+            return 1
         _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
         return 3
+
+
+def _of_the_disk(error: Exception) -> str:
+    """A sentence for a full disk or a place that cannot be written; empty for any other error.
+
+    Writers of tensors and tables wrap the system's error in classes of their own, so a full disk is known by words.
+    """
+    if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+        return f"the disk is full ({error}); make room, then give the same command again: it goes on from what is there"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return f"cannot use {error.filename}: {error.strerror}; change its permissions or name another place"
+    return ""
 
 
 def _complain(message: str) -> None:
