@@ -77,6 +77,21 @@ for path in ("/tmp/a", "/tmp/b/etc/passwd", "/tmp/c/passwd", "/tmp/../etc/passwd
         assert sandbox.run("open('/tmp/x', 'w').write('x')\nprint(open('/tmp/x').read())").stdout == "x\n"
         assert sandbox.run("import os; print(os.listdir('/tmp'))").stdout == "[]\n"
 
+    @pytest.mark.parametrize("user", [0, 1000])
+    def test_no_folder_of_devices_can_be_filled(self, sandbox, user, monkeypatch):
+        """Of a caller that is not root they would be its own: such a caller takes the branch with a user namespace."""
+        monkeypatch.setattr("poise.rewards.sandbox.bubblewrap.os.geteuid", lambda: user)
+        program = """
+for path in ("/dev/x", "/dev/shm/x", "/sandbox/x", "/x", "/run/x"):
+    try:
+        open(path, "w").write("x"); print(path, "was written")
+    except OSError:
+        pass
+open("/dev/null", "w").write("x")
+print("done", open("/tmp/x", "w").write("x"))
+"""
+        assert sandbox.run(program).stdout == "done 1\n"
+
     def test_there_is_no_network(self, sandbox):
         with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
             program = f"import socket\nsocket.create_connection(('127.0.0.1', {server.server_port}), 2)"

@@ -109,7 +109,19 @@ class Bubblewrap:
             "ready": ready,
             "program": "/sandbox/main.py",
         }
-        line += ["--remount-ro", "/", "--chdir", "/tmp", "--", self.python, "-I", "/sandbox/prelude.py"]
+        # A caller's own user could fill /dev and /dev/shm, whose size nothing limits; the devices stay writable.
+        line += [
+            "--remount-ro",
+            "/dev",
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/tmp",
+            "--",
+            self.python,
+            "-I",
+            "/sandbox/prelude.py",
+        ]
         return [*line, json.dumps(settings)]
 
     def _folders(self) -> list[str]:
