@@ -114,6 +114,11 @@ OVERPAID = [
         ["5", "31"],
     ),
     (made("figlet_font", "extraordinary"), "EXTRAORDINARY", ["extraordinabc"]),
+    (
+        made("propositional_logic", None, variables=["P", "Q"], premises=["P", "(P → Q)"]),
+        "P ∧ Q",
+        ["P → Q", "((P) → Q)", "P ∨ ¬P", "Q → ¬P"],
+    ),
     (made("countdown", "3*7 + 1", numbers=[3, 7, 1], target=22), "1 + 7*3", ["sqrt(3)*7 + 1", "3*7 - 1"]),
 ]
 

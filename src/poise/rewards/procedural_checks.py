@@ -85,6 +85,12 @@ def _is_target(answer: str, entry: Entry) -> bool:
     return exact_value(answer) == entry["metadata"]["target"]
 
 
+def _is_drawn(answer: str, entry: Entry) -> bool:
+    """A premise said again follows from the premises, and is no conclusion."""
+    said = re.sub(r"[\s()]", "", answer)
+    return all(re.sub(r"[\s()]", "", premise) != said for premise in entry["metadata"]["premises"])
+
+
 CHECKS: dict[str, Check] = {
     "calendar_arithmetic": _is_same_text,
     "coin_flip": _is_close,
@@ -97,6 +103,7 @@ CHECKS: dict[str, Check] = {
     "gsm_symbolic": _is_one_number,
     "letter_jumble": _is_same_text,
     "number_sorting": _is_same_list,
+    "propositional_logic": _is_drawn,
     "puzzle24": _is_24,
     "spell_backward": _is_same_text,
     "word_sorting": _are_all_words,

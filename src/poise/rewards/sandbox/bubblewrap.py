@@ -110,18 +110,8 @@ class Bubblewrap:
             "program": "/sandbox/main.py",
         }
         # A caller's own user could fill /dev and /dev/shm, whose size nothing limits; the devices stay writable.
-        line += [
-            "--remount-ro",
-            "/dev",
-            "--remount-ro",
-            "/",
-            "--chdir",
-            "/tmp",
-            "--",
-            self.python,
-            "-I",
-            "/sandbox/prelude.py",
-        ]
+        line += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+        line += ["--", self.python, "-I", "/sandbox/prelude.py"]
         return [*line, json.dumps(settings)]
 
     def _folders(self) -> list[str]:
