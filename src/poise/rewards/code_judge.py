@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-# Values that are put into a table one by one: more, and keys made to collide would take minutes.
+# Values that are put into a table one by one: the time that keys made to collide take grows with the square.
 _LARGEST_TABLE = 5_000
 
 
