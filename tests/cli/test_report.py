@@ -16,6 +16,7 @@ from PIL import Image
 
 import planted_run
 from planted_run import STEPS
+from poise.report import figures
 from poise.report.data import read_run
 from poise.report.draw import running_mean, thin
 from poise.report.figures import reliability
@@ -31,6 +32,15 @@ VOID = {"meta", "br", "img", "hr", "input", "link"}
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return planted_run.plant(tmp_path / "rising")
+
+
+def test_tracking_shows_the_ceiling_that_lies_above_what_is_reached(run: RunFolder) -> None:
+    """Planted: correlation 0.8 of 0.9 that can be reached, error 0.2."""
+    drawn = figures.tracking([read_run(run)])
+    assert drawn is not None
+    (low_error, high_error), (low, high) = (axes.get_ylim() for axes in drawn.axes)
+    assert (low_error, high_error) == pytest.approx((0.0, 0.224))
+    assert (low, high) == pytest.approx((0.0, 1.008))
 
 
 class Page(HTMLParser):

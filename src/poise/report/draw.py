@@ -83,6 +83,14 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndar
     return np.array([x[block].mean() for block in blocks]), np.array([y[block].mean() for block in blocks])
 
 
+def from_zero(axes: Axes) -> None:
+    """Shows all of the values and zero, with room above the highest, however little the values differ."""
+    low, high = min(0.0, axes.dataLim.y0), axes.dataLim.y1
+    room = 0.12 * (high - low)
+    if room > 0:
+        axes.set_ylim(low - room if low < 0 else 0.0, high + room)
+
+
 def legend(axes: Axes, is_needed: bool) -> None:
     axes.margins(y=0.12)
     if is_needed:

@@ -85,7 +85,7 @@ def variance(runs: Sequence[RunData]) -> Figure | None:
     axes.axhline(1, color=SOFT, lw=1, ls=":", label="no baseline: 1")
     _curves(axes, runs, "poise/variance_ratio")
     draw.legend(axes, True)
-    axes.set_ylim(bottom=0)
+    draw.from_zero(axes)
     return figure
 
 
@@ -151,6 +151,7 @@ def tracking(runs: Sequence[RunData]) -> Figure | None:
     if figure is not None:
         for index, run in enumerate(runs):
             draw.curve(figure.axes[1], *_xy(runs, run, "poise/track_ceiling"), index, linestyle=":")
+        draw.from_zero(figure.axes[1])
     return figure
 
 
@@ -160,7 +161,7 @@ def grad_norm(runs: Sequence[RunData]) -> Figure | None:
         return None
     figure, axes = draw.blank("Gradient norm", "L2, before clipping", _xlabel(runs))
     _curves(axes, runs, "grad_norm")
-    axes.set_ylim(bottom=0)
+    draw.from_zero(axes)
     return figure
 
 
@@ -176,7 +177,7 @@ def seconds(runs: Sequence[RunData]) -> Figure | None:
         return None
     figure, axes = draw.blank("Time per step", "seconds", _xlabel(runs))
     _curves(axes, runs, "step_seconds")
-    axes.set_ylim(bottom=0)
+    draw.from_zero(axes)
     return figure
 
 
@@ -188,8 +189,7 @@ def _two(
     figure, both = draw.pair(title, ylabels, _xlabel(runs))
     for axes, name in zip(both, names, strict=True):
         _curves(axes, runs, name, **style)
-        axes.margins(y=0.12)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if name.endswith("pearson") else 0.0)
+        draw.from_zero(axes)
     return figure
 
 
