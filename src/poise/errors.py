@@ -13,6 +13,10 @@ class StateMismatchError(PoiseError, ValueError):
     """A checkpoint that was written under other settings than the ones it is loaded into."""
 
 
+class SaveError(PoiseError, OSError):
+    """A checkpoint or model that could not be written: a full disk, a folder that takes no files."""
+
+
 class CaptureError(PoiseError, RuntimeError):
     """The policy's forward pass did not deliver the internal states that were asked for."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,31 @@ def needs(completions, targte):
 
 def odd(left, middle, right):
     return 0.0
+
+def short(completions, **columns):
+    return [0.0]
+
+def nans(completions, **columns):
+    return [float("nan")] * len(completions)
+
+def nothing(completions, **columns):
+    return None if len(completions) > 1 else [0.0]
+
+def quits(completions, **columns):
+    if len(completions) > 1:
+        raise SystemExit("no more judging")
+    return [0.0]
 '''
+# Files that are not what their names say.
+WRONG = {
+    "binary.toml": b"\xff\xfe\x00",
+    "no_prompt.jsonl": b'{"question": "1+1=", "answer": 2}\n',
+    "list.json": b"[1, 2, 3]",
+    "none.jsonl": b'{"prompt": null, "answer": 2}\n',
+    "messages.jsonl": b'{"prompt": [{"role": "user"}], "answer": 2}\n',
+    "torn.parquet": b"PAR1 and no more",
+    "binary.csv": b"\xff\xfe\x00\x01",
+}
 
 
 @dataclass(frozen=True)
@@ -69,9 +94,24 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     tiny_policy.model(layers=2).save_pretrained(folder / "policy")
     tiny_policy.tokenizer().save_pretrained(folder / "policy")
     (folder / "rewards.py").write_text(REWARDS)
+    _break_things(folder)
     rows = [{"prompt": f"{a}+{b}=", "answer": a + b, "target": str(a + b)} for a in range(12) for b in range(10)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Workplace(folder)
+
+
+def _break_things(folder: Path) -> None:
+    """Models and files that a stranger's disk might hold."""
+    (folder / "wrong").mkdir()
+    for name, content in WRONG.items():
+        (folder / "wrong" / name).write_bytes(content)
+    for name in ("torn_weights", "no_weights", "no_tokenizer", "torn_config"):
+        shutil.copytree(folder / "policy", folder / name)
+    (folder / "torn_weights" / "model.safetensors").write_bytes(b"\x08")
+    (folder / "no_weights" / "model.safetensors").unlink()
+    (folder / "torn_config" / "config.json").write_text("{oops")
+    for file in (folder / "no_tokenizer").glob("tokenizer*"):
+        file.unlink()
 
 
 @pytest.fixture

@@ -41,6 +41,13 @@ def test_published_defaults(tmp_path: Path) -> None:
     assert {name: getattr(config, name) for name in published} == published
 
 
+def test_without_an_accelerator_it_is_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert PoiseConfig(str(tmp_path)).bf16 is False
+    assert PoiseConfig(str(tmp_path), use_cpu=True).bf16 is False
+    assert PoiseConfig(str(tmp_path), use_cpu=True, bf16=True).bf16 is True
+
+
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("settings", "sentence"),

@@ -61,6 +61,11 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
     except BrokenPipeError:  # `poise ... | head`: whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # no such folder, no room, no right to write
+        if debug:
+            traceback.print_exc()
+        _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        return 1
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poise.cli.parse import parse_settings, take_options
+from poise.cli.parse import UsageError, parse_settings, take_options
 from poise.cli.table import Command, run_command
 
 COMMANDS: dict[str, Command] = {
@@ -46,6 +46,9 @@ def inspect(argv: list[str]) -> int:
     """Prints what there is to know about a dataset before training on it."""
     words = take_options(argv, valued=("--config",))
     settings = parse_settings(InspectSettings(), words.rest, "poise data inspect", words.options.get("--config"))
+
+    if settings.rows < 0:
+        raise UsageError(f"--rows must be at least 0, got {settings.rows}")
 
     from poise.cli.quiet import hush
 

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     hush()
     default = TrainSettings()
     with_data = config is not None or settings.data != default.data or settings.reward != default.reward
-    with_model = config is not None or with_data or settings.model != default.model or settings.poise != default.poise
+    with_model = config is not None or settings != default
     counts = {"ok": 0, "warning": 0, "error": 0}
     for check in _checks(settings, with_model, with_data):
         counts[check.level] += 1

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from poise.errors import StateMismatchError
+from poise.errors import SaveError, StateMismatchError
 
 T = TypeVar("T")
 SCHEMA = 3  # 2: weights and rewards in the buffer; 3: heads of several penalties, records of the mixture
@@ -88,11 +88,19 @@ def restore(kind: type[T], prefix: str, tensors: dict[str, Tensor], scalars: dic
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write {"tensors": ..., "meta": ...} to one safetensors file; a kill leaves the old file or the new one."""
+    """Write {"tensors": ..., "meta": ...} to one safetensors file; a kill leaves the old file or the new one.
+
+    Raises:
+        SaveError: the disk is full, or does not take the file.
+    """
     temporary = path.with_name(f"{path.name}.partial")
     meta = json.dumps({"schema": SCHEMA, **state["meta"]})
-    save_file(state["tensors"], temporary, metadata={"poise": meta})
-    os.replace(temporary, path)
+    try:
+        save_file(state["tensors"], temporary, metadata={"poise": meta})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise SaveError(f"{path} could not be written ({error}); make room, or choose another disk") from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +79,10 @@ def run(config: EvalConfig) -> int:
     from poise.tasks import load_task
 
     # What can be wrong cheaply is found before a model is loaded.
+    if config.seed < 0:
+        raise ConfigError(f"--seed must be at least 0, got {config.seed}")
+    if not math.isfinite(config.correct_at):
+        raise ConfigError(f"--correct-at must be a finite number, got {config.correct_at}")
     other = Evaluation.from_json(_evaluation_file(config.against)) if config.against else None
     options = named_options("task", config.task_options)
     dataset = load_task(config.task, config.split, config.size, config.seed, **options)
@@ -184,6 +189,7 @@ def load_sampler(config: EvalConfig) -> Sampler:
         ConfigError: the model cannot be loaded.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from poise.eval import HFSampler
@@ -203,7 +209,7 @@ def load_sampler(config: EvalConfig) -> Sampler:
             return VLLMSampler(name, tokenizer, **{**given, **named_options("engine", config.engine_options)})
         model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=getattr(torch, dtype))
         return HFSampler(model.to(device), tokenizer)
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"cannot load the model {config.model!r}: {' '.join(str(error).split())[:300]}") from error

@@ -62,7 +62,7 @@ class Sampling:
         for name in ("k", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise ConfigError(
                 f"temperature must be 0 or more and top_p in (0, 1], got {self.temperature} and {self.top_p}"
             )

@@ -54,6 +54,16 @@ class SampleStore:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def _read(self, path: Path) -> None:
+        try:
+            self._take(path)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, StateMismatchError):
+                raise
+            raise StateMismatchError(
+                f"{path} holds no samples that can be read ({error}); evaluate into another folder, or delete the file"
+            ) from error
+
+    def _take(self, path: Path) -> None:
         lines = path.read_text(encoding="utf-8").split("\n")
         whole, rest = lines[:-1], lines[-1]
         if rest:

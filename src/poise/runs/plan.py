@@ -6,6 +6,7 @@ into `updates_per_step` optimiser updates, each made of `accumulation` micro-bat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from poise.errors import ConfigError
@@ -108,6 +109,9 @@ def _check_ranges(settings: TrainSettings) -> None:
         ("optimisation", "updates_per_step", 1, None),
         ("optimisation", "micro_batch", 0, None),
         ("optimisation", "learning_rate", 0, None),
+        ("optimisation", "weight_decay", 0, None),
+        ("optimisation", "adam_beta2", 0, 1 - 1e-12),
+        ("optimisation", "max_grad_norm", 0, None),
         ("optimisation", "rollout_budget", 0, None),
         ("optimisation", "update_norm", 0, None),
         ("optimisation", "warmup_updates", 0, None),
@@ -127,13 +131,21 @@ def _check_ranges(settings: TrainSettings) -> None:
         ("evaluation", "eval_batch", 1, None),
         ("evaluation", "track_every", 0, None),
         ("evaluation", "track_samples", 2, None),
+        ("model", "lora_dropout", 0, 1 - 1e-12),
+        ("model", "lora_alpha", 1e-12, None),
+        ("data", "data_seed", 0, None),
+        ("run", "seed", 0, None),
         ("run", "save_every", 0, None),
         ("run", "keep_checkpoints", 1, None),
     ):
         value = getattr(getattr(settings, section), name)
-        if not (low <= value and (high is None or value <= high)):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        if not (low <= value and (high is None or value <= high)) or not math.isfinite(value):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high:g}"
+            bounds += "" if math.isfinite(value) else ", and finite"
             raise ConfigError(f"--{name.replace('_', '-')} must be {bounds}, got {value}")
+    for weight in settings.reward.reward_weights:
+        if not math.isfinite(weight):
+            raise ConfigError(f"--reward-weights must be finite numbers, got {weight}")
     if settings.data.train_size is not None and settings.data.train_size < 1:
         raise ConfigError(f"--train-size must be at least 1, got {settings.data.train_size}")
     if settings.evaluation.eval_temperature == 0 and settings.evaluation.eval_samples > 1:

@@ -78,11 +78,33 @@ def look_at(settings: ModelSettings) -> Policy:
             skeleton = AutoModelForCausalLM.from_config(config)
     except Exception as error:
         raise ConfigError(_why_not(settings.model, name, error)) from error
+    _refuse_missing_files(settings.model, name, tokenizer)
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {settings.model} has no end-of-sequence token: no rollout would ever end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Policy(name, tokenizer, config, skeleton)
+
+
+def _refuse_missing_files(asked: str, name: str, tokenizer: Any) -> None:
+    """Refuses a folder without weights or tokenizer: a library would make an empty tokenizer up, or fail much later."""
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ConfigError(
+            f"the tokenizer of {asked} knows no token but special ones; are its files (tokenizer.json) there?"
+        )
+    if not Path(name).is_dir():
+        return
+    weights = [file for kind in ("*.safetensors", "*.bin", "*.index.json") for file in Path(name).glob(kind)]
+    if not weights:
+        raise ConfigError(f"{name} holds no weights (no model.safetensors); give a folder that save_pretrained wrote")
+    from safetensors import SafetensorError, safe_open
+
+    for file in Path(name).glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"the weights in {file} cannot be read: {error}") from error
 
 
 def _base_of_adapter(name: str) -> str | None:

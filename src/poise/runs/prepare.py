@@ -73,6 +73,8 @@ def prepare(settings: TrainSettings) -> Prepared:
     for tracker in settings.run.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise ConfigError(f"--report-to {tracker} needs the package {tracker}: pip install {tracker}")
+    if settings.generation.vllm and importlib.util.find_spec("vllm") is None:
+        raise ConfigError("--vllm needs the package vllm: pip install 'poise-rl[vllm]'")
     names = reward_names(settings.reward, settings.data)
     policy = look_at(settings.model)
     depth = len(decoder_blocks(policy.skeleton))

@@ -23,6 +23,7 @@ from poise.runs.prompts import total_reward
 from poise.runs.recorder import Recorder
 from poise.runs.settings import TrainSettings
 from poise.runs.tracking import Tracking
+from poise.trl.checkpoint import written
 from poise.trl.token_sample import TokenSample
 
 
@@ -172,9 +173,10 @@ def _save_model(trainer: Any, folder: RunFolder) -> None:
     """The final policy, complete or not there at all."""
     partial = folder.path / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
-    shutil.rmtree(folder.model, ignore_errors=True)
-    os.replace(partial, folder.model)
+    with written(folder.model):
+        trainer.save_model(str(partial))
+        shutil.rmtree(folder.model, ignore_errors=True)
+        os.replace(partial, folder.model)
 
 
 def _record(folder: RunFolder, prepared: Prepared, session: dict[str, Any]) -> None:

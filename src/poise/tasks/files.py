@@ -16,11 +16,26 @@ def read_file(path: str | Path) -> list[dict[str, Any]]:
     """The records of a .jsonl, .json (a list), .parquet or .csv file.
 
     Raises:
-        ConfigError: there is no such file, or a line of it cannot be read.
+        ConfigError: there is no such file, or it cannot be read.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
+    if path.suffix not in (".jsonl", ".json", ".parquet", ".csv"):
+        raise ConfigError(f"{path} is of no known kind; use .jsonl, .json, .parquet or .csv")
+    try:
+        records = _read(path)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are among them
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise ConfigError(f"record {number} of {path} is {record!r:.60}, not an object with named fields")
+    return records
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -28,9 +43,7 @@ def read_file(path: str | Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
-    if path.suffix in (".json", ".jsonl"):
-        return _read_json(path)
-    raise ConfigError(f"{path} is of no known kind; use .jsonl, .json, .parquet or .csv")
+    return _read_json(path)
 
 
 def from_hub(repository: str, config: str | None, split: str, revision: str | None = None) -> Dataset:

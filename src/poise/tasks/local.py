@@ -39,12 +39,13 @@ def records_to_dataset(
         keep: comma-separated fields to keep in `info`; all other fields if None.
 
     Raises:
-        ConfigError: a field is missing (the nearest one is named).
+        ConfigError: a field is missing (the nearest one is named), or a prompt is neither text nor messages.
     """
     rows = []
     for number, record in enumerate(records, start=1):
         question = _field(record, prompt, number)
         truth = _field(record, answer, number) if answer in record or answer != "answer" else ""
+        _refuse_no_prompt(question, prompt, number)
         messages = isinstance(question, list | tuple)
         if messages and template != "plain":
             raise ConfigError(f"the field {prompt!r} holds messages, so a template cannot be put around it")
@@ -131,6 +132,21 @@ def _field(record: Mapping[str, Any], field: str, number: int) -> Any:
     if field not in record:
         raise ConfigError(f"record {number} has no field {field!r}{nearest(field, record)}; map fields by name")
     return record[field]
+
+
+def _refuse_no_prompt(prompt: Any, field: str, number: int) -> None:
+    """Numbers pass for text; nothing, an empty text and what is no message do not."""
+    if isinstance(prompt, list | tuple):
+        is_prompt = bool(prompt) and all(
+            isinstance(each, Mapping) and {"role", "content"} <= set(each) for each in prompt
+        )
+    else:
+        is_prompt = isinstance(prompt, str | int | float) and bool(str(prompt).strip())
+    if not is_prompt:
+        raise ConfigError(
+            f"the field {field!r} of record {number} is {prompt!r:.60}; a prompt is a text, or a list of messages with "
+            "'role' and 'content'"
+        )
 
 
 def _rest(record: Mapping[str, Any], used: tuple[str, ...], keep: str | None) -> dict[str, Any]:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from poise.core import load_state, save_state
+from poise.errors import SaveError
 
 STATE_FILE = "poise.safetensors"
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Turns what libraries raise while they write `folder` into one sentence.
+
+    Raises:
+        SaveError: the disk is full, or does not take the files.
+    """
+    try:
+        yield
+    except SaveError:
+        raise
+    except (SafetensorError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch.save's own writer
+            raise
+        raise SaveError(
+            f"{folder} could not be written completely ({error}); make room, or choose another disk, and continue from "
+            "the checkpoint before it"
+        ) from error
 
 
 def save_into(folder: Path, trainer: Any) -> None:

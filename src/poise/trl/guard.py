@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poise.errors import RewardError
+
 logger = logging.getLogger(__name__)
 FAILED = math.inf
 
@@ -38,8 +40,7 @@ class RewardGuard:
         if isinstance(reward_func, str | nn.Module) or not callable(reward_func):
             return reward_func
         call = self._guard_async(reward_func) if inspect.iscoroutinefunction(reward_func) else self._guard(reward_func)
-        name = getattr(reward_func, "__name__", type(reward_func).__name__)
-        call.__name__ = name  # TRL logs rewards under it
+        call.__name__ = _name_of(reward_func)  # TRL logs rewards under it
         return call
 
     def _guard(self, reward_func: Callable[..., Any]) -> Any:
@@ -47,9 +48,9 @@ class RewardGuard:
             try:
                 call = functools.partial(reward_func, **columns)
                 rewards = call() if self.timeout is None else _within(self.timeout, call)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return self._failed(reward_func, error, len(columns["completions"]))
-            return [_checked(reward) for reward in rewards]
+            return _checked(reward_func, rewards, len(columns["completions"]))
 
         return guarded
 
@@ -61,12 +62,12 @@ class RewardGuard:
                 rewards = await asyncio.wait_for(reward_func(**columns), self.timeout)
             except Exception as error:
                 return self._failed(reward_func, error, len(columns["completions"]))
-            return [_checked(reward) for reward in rewards]
+            return _checked(reward_func, rewards, len(columns["completions"]))
 
         return guarded
 
-    def _failed(self, reward_func: Callable[..., Any], error: Exception, count: int) -> list[float | None]:
-        name = getattr(reward_func, "__name__", type(reward_func).__name__)
+    def _failed(self, reward_func: Callable[..., Any], error: BaseException, count: int) -> list[float | None]:
+        name = _name_of(reward_func)
         reason = str(error) or type(error).__name__
         self.last_failure = f"{name} raised {type(error).__name__}: {reason}"
         logger.warning("reward failed for %d rollouts, which leave the update: %s", count, self.last_failure)
@@ -89,11 +90,23 @@ def total_rewards(rewards_BF: Tensor, weights_F: Tensor) -> tuple[Tensor, Tensor
     return rewards_B, clean_BF
 
 
-def _checked(reward: Any) -> float | None:
-    if reward is None:
-        return None
-    value = float(reward)
-    return value if math.isfinite(value) else FAILED
+def _checked(reward_func: Callable[..., Any], rewards: Any, count: int) -> list[float | None]:
+    """One number or None for each rollout; a function that returns anything else is wrong, not a judge that failed."""
+    try:
+        values = [None if reward is None else float(reward) for reward in rewards]
+    except (TypeError, ValueError):
+        raise RewardError(
+            f"{_name_of(reward_func)} must return a list with one number or None per rollout, got {rewards!r:.80}"
+        ) from None
+    if len(values) != count:
+        raise RewardError(
+            f"{_name_of(reward_func)} returned {len(values)} rewards for {count} rollouts; it must return one each"
+        )
+    return [value if value is None or math.isfinite(value) else FAILED for value in values]
+
+
+def _name_of(reward_func: Callable[..., Any]) -> str:
+    return getattr(reward_func, "__name__", type(reward_func).__name__)
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
@@ -102,7 +115,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     def work() -> None:
         try:
             outcome["value"] = call()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             outcome["error"] = error
 
     thread = threading.Thread(target=work, daemon=True, name="reward")

@@ -242,9 +242,11 @@ class PoiseTrainer(GRPOTrainer):
     # --- checkpoint ---------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.args.should_save:
-            checkpoint.save_into(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}", self)
-        super()._save_checkpoint(model, trial)  # writes trainer_state.json last: without it a checkpoint is incomplete
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        with checkpoint.written(folder):
+            if self.args.should_save:
+                checkpoint.save_into(folder, self)
+            super()._save_checkpoint(model, trial)  # trainer_state.json last: without it a checkpoint is incomplete
 
     def _load_optimizer_and_scheduler(self, checkpoint_path: Any) -> None:
         if checkpoint_path is not None:
