@@ -77,11 +77,6 @@ TRAIN = [
         ["--reward", "{w}/rewards.py:nothing"],
         "nothing must return a list with one number or None per rollout, got None",
     ),
-    (
-        ["--reward", "{w}/rewards.py:quits"],
-        "no rollout of the last 3 generation batches got a reward; the last failure:",
-    ),
-    (["--reward", "{w}/rewards.py:nans"], "no rollout of the last 3 generation batches got a reward"),
 ]
 
 
@@ -92,12 +87,20 @@ def test_train_says_what_is_wrong(words: list[str], expected: str, poise: Callab
     words = [word.format(w=workplace.folder, t=empty) for word in words]
     told = poise("train", *workplace.flags, "--out", "run", *words)
     assert told.status in (1, 2)
-    *warnings, sentence = told.err.splitlines()
-    assert expected.replace("{w}", str(workplace.folder)) in sentence
-    assert sentence.startswith("poise: ")
-    assert all(line.startswith("reward failed for ") for line in warnings)
+    assert expected.replace("{w}", str(workplace.folder)) in told.err
+    assert told.err.startswith("poise: ")
+    assert told.err.count("\n") == 1
     assert "Traceback" not in told.err
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("reward", ["quits", "nans"])
+def test_a_judge_that_never_judges_stops_the_run(reward: str, poise: Callable, workplace) -> None:
+    told = poise("train", *workplace.flags, "--eval-size", "0", "--reward", f"{workplace.folder}/rewards.py:{reward}")
+    assert told.status == 1
+    last = told.err.splitlines()[-1]
+    assert last.startswith("poise: no rollout of the last 3 generation batches got a reward; the last failure: ")
+    assert last.endswith("quits raised SystemExit: no more judging" if reward == "quits" else "was NaN or None")
 
 
 OTHERS = [
