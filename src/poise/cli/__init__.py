@@ -61,11 +61,6 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
     except BrokenPipeError:  # `poise ... | head`: whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # no such folder, no room, no right to write
-        if debug:
-            traceback.print_exc()
-        _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-        return 1
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -77,7 +72,7 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
 
 
 def _of_the_disk(error: Exception) -> str:
-    """A sentence for a full disk or a place that cannot be written; empty for any other error.
+    """A sentence for a full disk or a place that cannot be read or written; empty for any other error.
 
     Writers of tensors and tables wrap the system's error in classes of their own, so a full disk is known by words.
     """
@@ -85,6 +80,8 @@ def _of_the_disk(error: Exception) -> str:
         return f"the disk is full ({error}); make room, then give the same command again: it goes on from what is there"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return f"cannot use {error.filename}: {error.strerror}; change its permissions or name another place"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}; name another place"
     return ""
 
 
