@@ -4,7 +4,7 @@ set -euo pipefail
 : "${TRAIN:?verl parquet file of training prompts}" "${TEST:?verl parquet file of held-out prompts}"
 
 poise-verl \
-    algorithm.adv_estimator=poise \
+    algorithm.adv_estimator=poise poise.preset=paper \
     poise.layer=19 poise.window=10 poise.capacity=4096 \
     'poise.probe.clip=[0,1]' poise.probe.alpha=100 \
     data.train_files="$TRAIN" data.val_files="$TEST" \

@@ -169,7 +169,7 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
         "model": "m",
         "task": "t",
         "baseline": "probe",
-        "probe_weights": "none",
+        "is_weighted": False,
         "steps": 9,
         "planned_steps": 9,
         "rollouts": 1234,
@@ -185,7 +185,7 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
         "prompts. In the last fifth of the run Var(A)/Var(r) is 0.70, the mean reward 0.510 and its prediction 0.500."
     )
     late = {**found["last_fifth"], "target": 0.25}
-    weighted = sentence({**found, "held_out": None, "probe_weights": "score", "last_fifth": late})
+    weighted = sentence({**found, "held_out": None, "is_weighted": True, "last_fifth": late})
     assert weighted.endswith("reward 0.510 (weighted with squared scores 0.250) and its prediction 0.500.")
     chance = {**gap, "low": -0.01, "p_value": 0.06}
     torn = {**gap, "p_value": 0.06}  # the interval excludes zero, the test does not

@@ -12,6 +12,7 @@ import trl
 from trl import GRPOConfig
 
 import tiny_policy
+from poise.core import EstimatorConfig
 from poise.errors import CaptureError, ConfigError, PoiseError
 from poise.trl import PoiseConfig, PoiseTrainer, contract
 
@@ -48,10 +49,22 @@ def test_without_an_accelerator_it_is_float32(tmp_path: Path, monkeypatch: pytes
     assert PoiseConfig(str(tmp_path), use_cpu=True, bf16=True).bf16 is True
 
 
+def test_a_preset_decides_what_is_none(tmp_path: Path) -> None:
+    def estimator(**settings: Any) -> EstimatorConfig:
+        return PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings).estimator()
+
+    default, paper = estimator(), estimator(preset="paper")
+    assert (default.probe.weights, default.cold_start_rows, default.cold_start_steps) == ("score", 256, 0)
+    assert (paper.probe.weights, paper.cold_start_rows, paper.cold_start_steps) == ("none", 1, 16)
+    mixed = estimator(preset="paper", cold_start_rows=64, probe_weights="score")
+    assert (mixed.probe.weights, mixed.cold_start_rows, mixed.cold_start_steps) == ("score", 64, 16)
+
+
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        ({"preset": "papr"}, "unknown preset 'papr'; choose one of default, paper"),
         (
             {"num_generations": 1},
             "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'tracker', 'critic', "

@@ -35,8 +35,8 @@ def test_the_shipped_defaults_are_the_published_ones() -> None:
     assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.28, 10.0)
     assert (actor.loss_agg_mode, actor.use_kl_loss, actor.entropy_coeff) == ("token-mean", False, 0)
     assert config.algorithm.use_kl_in_reward is False
-    assert settings == PoiseSettings()
-    assert settings.estimator == EstimatorConfig()
+    assert settings == PoiseSettings.of({})
+    assert settings.estimator == EstimatorConfig(probe=ProbeConfig(weights="score"))
 
 
 CASES = [
@@ -157,13 +157,23 @@ def test_layers_of_both_parts() -> None:
 def test_the_probe_section() -> None:
     section = {"head": "logistic", "prompt_components": None, "clip": [0, 1], "alpha": 10}
     probe = PoiseSettings.of({"probe": section}).estimator.probe
-    assert probe == ProbeConfig(head="logistic", prompt_components=None, clip=(0.0, 1.0), alpha=10.0)
+    chosen = ProbeConfig(head="logistic", prompt_components=None, clip=(0.0, 1.0), alpha=10.0, weights="score")
+    assert probe == chosen
+
+
+def test_the_preset_decides_what_is_null() -> None:
+    paper = PoiseSettings.of({"preset": "paper", "cold_start_rows": 64, "probe": {"weights": None}}).estimator
+    assert paper == EstimatorConfig(cold_start_rows=64, cold_start_steps=16)
+    given = PoiseSettings.of({"preset": "paper", "probe": {"weights": "score"}}).estimator
+    assert given.probe.weights == "score"
+    with pytest.raises(ConfigError, match="unknown preset 'papr'; choose one of default, paper"):
+        PoiseSettings.of({"preset": "papr"})
 
 
 def test_the_shipped_file_names_every_setting_with_its_default() -> None:
     """A setting that the core gains stands in config/poise.yaml, too, or its users would not find it."""
     text = (Path(poise.verl.__file__).parent / "config" / "poise.yaml").read_text()
     section = yaml.safe_load(text)["poise"]
-    assert PoiseSettings.of(section) == PoiseSettings()
-    assert set(section) == {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}
+    assert PoiseSettings.of(section) == PoiseSettings.of({})
+    assert set(section) == {*names_of(PoiseSettings, EstimatorConfig), "layer", "preset"} - {"estimator", "tracker"}
     assert set(section["probe"]) == set(names_of(ProbeConfig))

@@ -12,6 +12,7 @@ from poise.core.baselines import BASELINES, NEED_SIBLINGS, READ_STATES, Baseline
 from poise.core.diagnostics import calibration, credit_metrics, prediction_metrics, value_metrics, variance_ratio
 from poise.core.estimator import EstimatorConfig, ValueEstimator
 from poise.core.features import Features
+from poise.core.presets import PRESETS, with_preset
 from poise.core.probe import Probe, ProbeConfig, fit_probe
 from poise.core.returns import gae, whiten
 from poise.core.rollouts import Credit, Rollouts, domain_id, prompt_id
@@ -24,6 +25,7 @@ from poise.core.trees import load_state, map_tensors, save_state
 __all__ = [
     "BASELINES",
     "NEED_SIBLINGS",
+    "PRESETS",
     "READ_STATES",
     "BaselineName",
     "Credit",
@@ -55,4 +57,5 @@ __all__ = [
     "value_metrics",
     "variance_ratio",
     "whiten",
+    "with_preset",
 ]

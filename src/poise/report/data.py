@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from poise.core import with_preset
 from poise.errors import ConfigError
 from poise.runs.folder import RunFolder
 from poise.runs.settings import TrainSettings
@@ -52,6 +53,12 @@ class RunData:
         last = self.metrics[-1]["step"] if self.metrics else 0
         chosen = values[steps > last - max(1, math.ceil(last / 5))]
         return float(chosen.mean()) if chosen.size else None
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether its probe was fitted with squared scores, and so predicts the reward weighted with them."""
+        poise = self.settings.poise
+        return with_preset(poise.preset, {"weights": poise.probe_weights})["weights"] == "score"
 
     @property
     def rollouts_per_step(self) -> float:

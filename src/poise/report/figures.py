@@ -67,7 +67,7 @@ def reward(runs: Sequence[RunData]) -> Figure | None:
         draw.curve(axes, *_xy(runs, run, "reward"), index, "reward" if first else None)
         predicted = {"linestyle": (0, (4, 2)), "color": draw.colour(index if len(runs) > 1 else 1)}
         draw.curve(axes, *_xy(runs, run, "poise/prediction_mean"), index, "predicted" if first else None, **predicted)
-        if run.settings.poise.probe_weights == "score":
+        if run.is_weighted:
             # Such a probe predicts the reward weighted with squared scores, and is to be compared with that.
             target = {"linestyle": ":", "color": draw.colour(index)}
             draw.curve(

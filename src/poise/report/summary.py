@@ -19,7 +19,7 @@ def summarise(run: RunData) -> Summary:
         "model": run.settings.model.model,
         "task": run.settings.data.data or run.settings.data.task or "tiny",
         "baseline": run.settings.poise.baseline,
-        "probe_weights": run.settings.poise.probe_weights,
+        "is_weighted": run.is_weighted,
         "seed": run.settings.run.seed,
         "status": (sessions[-1]["how"] or "running or killed") if sessions else "not started",
         "steps": last.get("step", 0),
@@ -116,7 +116,7 @@ def _probe(found: Summary) -> str:
     tail = f"In the last fifth of the run Var(A)/Var(r) is {late['variance_ratio']:.2f}"
     if found["baseline"] != "probe" or late["predicted"] is None or late["reward"] is None:
         return f"{tail}."
-    if found["probe_weights"] == "score" and late["target"] is not None:
+    if found["is_weighted"] and late["target"] is not None:
         weighted = f" (weighted with squared scores {late['target']:.3f})"
     else:
         weighted = ""

@@ -104,16 +104,20 @@ class PoiseSettings:
     """L2 penalty of the probe; -1 takes the one that erred least on past batches."""
     probe_clip: tuple[float, ...] = ()
     """Two bounds that predictions are clipped to; learned from the rewards if not set."""
-    probe_weights: Literal["none", "score"] = "none"
-    """score fits with squared scores as weights: the baseline of least gradient variance; none fits expected reward."""
+    preset: Literal["default", "paper"] = "default"
+    """paper is the published form of POISE; a preset decides the probe's weights and the cold start if not set."""
+    probe_weights: Literal["none", "score"] | None = None
+    """score fits with squared scores as weights: the baseline of least gradient variance; none fits expected reward.
+    Preset default: score; preset paper: none."""
     probe_sibling_reward: bool = False
     """The probe also sees the reward of the sibling whose states it sees."""
     buffer_capacity: int = 4096
     """Rollouts in the rolling buffer that the probe is fitted on, per domain."""
-    cold_start_rows: int = 256
-    """Rollouts the probe must have been fitted on before it takes over from leave-one-out; auto needs no such wait."""
-    cold_start_steps: int = 0
-    """Steps with leave-one-out baselines before the probe takes over. Published: 16."""
+    cold_start_rows: int | None = None
+    """Rollouts the probe must have been fitted on before it takes over from leave-one-out; auto needs no such wait.
+    Preset default: 256; preset paper: 1."""
+    cold_start_steps: int | None = None
+    """Steps with leave-one-out baselines before the probe takes over. Preset default: 0; preset paper: 16."""
     capture: Literal["auto", "extra"] = "auto"
     """auto reads the states off a forward pass that runs anyway; extra runs one for them."""
     dynamic_sampling: bool = False

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 import torch
 from trl import GRPOConfig
 
-from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec, TrackerConfig
+from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec, TrackerConfig, with_preset
 from poise.core.limits import finite, interval, one_of, positive, whole
 from poise.core.probe import HeadName, WeightName
 from poise.errors import ConfigError
@@ -74,22 +74,29 @@ class PoiseConfig(GRPOConfig):
     probe_clip: list[float] | None = field(
         default=None, metadata={"help": "Range that predictions are clipped to; learned from the rewards if not given."}
     )
-    probe_weights: str = field(
-        default="none",
+    preset: str = field(
+        default="default",
+        metadata={"help": "'paper' is the published form; it decides probe_weights and the cold start left at None."},
+    )
+    probe_weights: str | None = field(
+        default=None,
         metadata={
             "help": "'score': fitted with the rollouts' squared scores as weights, the probe is the baseline of "
-            "least gradient variance; 'none': it is fitted to the expected reward."
+            "least gradient variance; 'none': it is fitted to the expected reward, as published; None: the preset's."
         },
     )
     probe_sibling_reward: bool = field(
         default=False, metadata={"help": "Whether the probe also sees the reward of the sibling whose states it sees."}
     )
     buffer_capacity: int = field(default=4096, metadata={"help": "Rows of the probe's buffer, per domain."})
-    cold_start_rows: int = field(
-        default=256, metadata={"help": "Rows the probe must be fitted on before it is used; leave-one-out until then."}
+    cold_start_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows the probe must be fitted on before it is used, leave-one-out until then; None: the preset's."
+        },
     )
-    cold_start_steps: int = field(
-        default=0, metadata={"help": "Updates before the probe is used; the authors' code has 16."}
+    cold_start_steps: int | None = field(
+        default=None, metadata={"help": "Updates before the probe is used; None: the preset's."}
     )
     dynamic_sampling: bool = field(
         default=False,
@@ -245,8 +252,16 @@ class PoiseConfig(GRPOConfig):
         clip: Any = tuple(self.probe_clip) if isinstance(self.probe_clip, list | tuple) else self.probe_clip
         if clip is not None:
             interval("probe_clip", clip)
+        chosen = with_preset(
+            self.preset,
+            {
+                "weights": self.probe_weights,
+                "cold_start_rows": self.cold_start_rows,
+                "cold_start_steps": self.cold_start_steps,
+            },
+        )
         one_of("probe_head", self.probe_head, get_args(HeadName))
-        one_of("probe_weights", self.probe_weights, get_args(WeightName))
+        one_of("probe_weights", chosen["weights"], get_args(WeightName))
         probe = ProbeConfig(
             head=cast(HeadName, self.probe_head),
             prompt_components=self.prompt_components,
@@ -254,14 +269,14 @@ class PoiseConfig(GRPOConfig):
             alpha=self.probe_alpha,
             clip=clip,
             sibling_reward=self.probe_sibling_reward,
-            weights=cast(WeightName, self.probe_weights),
+            weights=chosen["weights"],
         )
         return EstimatorConfig(
             baseline=self.baseline,  # pyright: ignore[reportArgumentType] (checked against BASELINES)
             probe=probe,
             capacity=self.buffer_capacity,
-            cold_start_rows=self.cold_start_rows,
-            cold_start_steps=self.cold_start_steps,
+            cold_start_rows=chosen["cold_start_rows"],
+            cold_start_steps=chosen["cold_start_steps"],
             tracker=TrackerConfig(self.tracker_prior, self.tracker_half_life),
         )
 

@@ -63,5 +63,5 @@ class StepLog:
         """Prediction, baseline and weight of each rollout; the weight only where it is not 1 for all."""
         logs = self.trainer._logs
         for name, values_B in columns.items():
-            if name != "weight" or self.trainer.args.probe_weights == "score":
+            if name != "weight" or self.trainer.estimator.config.probe.weights == "score":
                 logs["extra"].setdefault(name, deque(maxlen=logs["prompt"].maxlen)).extend(values_B.tolist())

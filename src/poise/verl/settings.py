@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from poise.core import BASELINES, READ_STATES, EstimatorConfig, ProbeConfig, StateSpec
+from poise.core import BASELINES, READ_STATES, EstimatorConfig, ProbeConfig, StateSpec, with_preset
 from poise.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT")
@@ -27,7 +27,7 @@ class PoiseSettings:
         allow_fresh_probe: continue from a checkpoint that holds no probe (one written by plain verl) with a cold one.
     """
 
-    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    estimator: EstimatorConfig
     prompt_layer: int | float = 0.5
     reasoning_layer: int | float = 0.5
     window: int = 10
@@ -51,12 +51,15 @@ class PoiseSettings:
             if values[name] is None:
                 del values[name]
         _refuse_unknown(
-            values, {*names_of(PoiseSettings, EstimatorConfig), "layer"} - {"estimator", "tracker"}, "poise."
+            values, {*names_of(PoiseSettings, EstimatorConfig), "layer", "preset"} - {"estimator", "tracker"}, "poise."
         )
         probe = {} if probe is None else probe
         if not isinstance(probe, Mapping):
             raise ConfigError(f"poise.probe holds the probe's settings (poise.probe.alpha, ...), got {probe!r}")
         _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
+        decided = with_preset(values.pop("preset", "default"), {**values, **probe})
+        probe = {**probe, "weights": decided.pop("weights")}
+        values |= decided
         _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
         ours["probe"] = _built(ProbeConfig, probe, "poise.probe.")
