@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_the_shipped_defaults_are_the_published_ones() -> None:
     assert (actor.loss_agg_mode, actor.use_kl_loss, actor.entropy_coeff) == ("token-mean", False, 0)
     assert config.algorithm.use_kl_in_reward is False
     assert settings == PoiseSettings.of({})
-    assert settings.estimator == EstimatorConfig(probe=ProbeConfig(weights="score"))
+    assert settings.estimator == EstimatorConfig(probe=ProbeConfig(weights="score", sibling_reward=True))
 
 
 CASES = [
@@ -158,7 +159,7 @@ def test_the_probe_section() -> None:
     section = {"head": "logistic", "prompt_components": None, "clip": [0, 1], "alpha": 10}
     probe = PoiseSettings.of({"probe": section}).estimator.probe
     chosen = ProbeConfig(head="logistic", prompt_components=None, clip=(0.0, 1.0), alpha=10.0, weights="score")
-    assert probe == chosen
+    assert probe == replace(chosen, sibling_reward=True)
 
 
 def test_the_preset_decides_what_is_null() -> None:

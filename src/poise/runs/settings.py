@@ -105,12 +105,13 @@ class PoiseSettings:
     probe_clip: tuple[float, ...] = ()
     """Two bounds that predictions are clipped to; learned from the rewards if not set."""
     preset: Literal["default", "paper"] = "default"
-    """paper is the published form of POISE; a preset decides the probe's weights and the cold start if not set."""
+    """paper is the published form of POISE; a preset decides what is not set of the probe's weights, the sibling's
+    reward and the cold start."""
     probe_weights: Literal["none", "score"] | None = None
     """score fits with squared scores as weights: the baseline of least gradient variance; none fits expected reward.
     Preset default: score; preset paper: none."""
-    probe_sibling_reward: bool = False
-    """The probe also sees the reward of the sibling whose states it sees."""
+    probe_sibling_reward: bool | None = None
+    """The probe also sees the reward of the sibling whose states it sees. Preset default: yes; preset paper: no."""
     buffer_capacity: int = 4096
     """Rollouts in the rolling buffer that the probe is fitted on, per domain."""
     cold_start_rows: int | None = None

@@ -76,7 +76,7 @@ class PoiseConfig(GRPOConfig):
     )
     preset: str = field(
         default="default",
-        metadata={"help": "'paper' is the published form; it decides probe_weights and the cold start left at None."},
+        metadata={"help": "'paper' is the published form; a preset decides which of the settings below that are None."},
     )
     probe_weights: str | None = field(
         default=None,
@@ -85,8 +85,11 @@ class PoiseConfig(GRPOConfig):
             "least gradient variance; 'none': it is fitted to the expected reward, as published; None: the preset's."
         },
     )
-    probe_sibling_reward: bool = field(
-        default=False, metadata={"help": "Whether the probe also sees the reward of the sibling whose states it sees."}
+    probe_sibling_reward: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the probe also sees the reward of the sibling whose states it sees; None: the preset's."
+        },
     )
     buffer_capacity: int = field(default=4096, metadata={"help": "Rows of the probe's buffer, per domain."})
     cold_start_rows: int | None = field(
@@ -256,6 +259,7 @@ class PoiseConfig(GRPOConfig):
             self.preset,
             {
                 "weights": self.probe_weights,
+                "sibling_reward": self.probe_sibling_reward,
                 "cold_start_rows": self.cold_start_rows,
                 "cold_start_steps": self.cold_start_steps,
             },
@@ -268,7 +272,7 @@ class PoiseConfig(GRPOConfig):
             reasoning_components=self.reasoning_components,
             alpha=self.probe_alpha,
             clip=clip,
-            sibling_reward=self.probe_sibling_reward,
+            sibling_reward=chosen["sibling_reward"],
             weights=chosen["weights"],
         )
         return EstimatorConfig(

@@ -58,7 +58,7 @@ class PoiseSettings:
             raise ConfigError(f"poise.probe holds the probe's settings (poise.probe.alpha, ...), got {probe!r}")
         _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
         decided = with_preset(values.pop("preset", "default"), {**values, **probe})
-        probe = {**probe, "weights": decided.pop("weights")}
+        probe = {**probe, **{name: decided.pop(name) for name in ("weights", "sibling_reward")}}
         values |= decided
         _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
