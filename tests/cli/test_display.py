@@ -18,6 +18,7 @@ RECORD = {
     "entropy": 0.4,
     "completions/mean_length": 61.25,
     "poise/prediction_mean": 0.51,
+    "poise/target_mean": 0.5,
     "poise/variance_ratio": math.nan,
 }
 EVALUATION = {"step": 8, "accuracy": 0.5, "low": 0.4375, "high": 0.5625, "prompts": 256, "samples": 512, "seconds": 3.0}
@@ -26,7 +27,7 @@ EVALUATION = {"step": 8, "accuracy": 0.5, "low": 0.4375, "high": 0.5625, "prompt
 def test_the_line_of_a_step_is_stable() -> None:
     assert step_line(RECORD, 40) == (
         "step=12/40 reward=0.5234 predicted=0.5100 variance_ratio=- grad_norm=1.2500 entropy=0.4000 length=61.2 "
-        "seconds=2.35 rollouts=1536"
+        "seconds=2.35 rollouts=1536 target=0.5000"
     )
 
 

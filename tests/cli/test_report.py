@@ -184,9 +184,13 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
         "rose from 0.400 [0.350, 0.450] to 0.500 [0.350, 0.450]: +0.100 [+0.050, +0.150], p < 0.001, paired over 9 "
         "prompts. In the last fifth of the run Var(A)/Var(r) is 0.70, the mean reward 0.510 and its prediction 0.500."
     )
-    late = {**found["last_fifth"], "target": 0.25}
+    late = {**found["last_fifth"], "target": 0.25, "relative": 0.375}
     weighted = sentence({**found, "held_out": None, "is_weighted": True, "last_fifth": late})
-    assert weighted.endswith("reward 0.510 (weighted with squared scores 0.250) and its prediction 0.500.")
+    assert weighted.endswith(
+        "In the last fifth of the run the mean reward is 0.510, weighted with squared scores 0.250, which the probe "
+        "predicted to be 0.500; by the same weights its baselines leave 0.38 of leave-one-out's gradient variance "
+        "within prompts."
+    )
     chance = {**gap, "low": -0.01, "p_value": 0.06}
     torn = {**gap, "p_value": 0.06}  # the interval excludes zero, the test does not
     assert "beyond chance" in sentence({**found, "held_out": {"before": held, "after": held, "difference": torn}})

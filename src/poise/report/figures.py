@@ -78,14 +78,16 @@ def reward(runs: Sequence[RunData]) -> Figure | None:
 
 
 def variance(runs: Sequence[RunData]) -> Figure | None:
-    """Var(A)/Var(r): how much of the reward's variance the baseline leaves."""
+    """What the baseline leaves of the reward's variance, and of the gradient's within prompts (an estimate)."""
     if not _has(runs, "poise/variance_ratio"):
         return None
-    figure, axes = draw.blank("Variance that the baseline leaves", "Var(advantage) / Var(reward)", _xlabel(runs))
-    axes.axhline(1, color=SOFT, lw=1, ls=":", label="no baseline: 1")
-    _curves(axes, runs, "poise/variance_ratio")
-    draw.legend(axes, True)
-    draw.from_zero(axes)
+    names = {"poise/variance_ratio": "Var(A) / Var(r)", "poise/relative_to_leave_one_out": "Σ w A² / leave-one-out's"}
+    figure, both = draw.pair("Variance that the baseline leaves", tuple(names.values()), _xlabel(runs))
+    for axes, name, other in zip(both, names, ("no baseline: 1", "leave-one-out: 1"), strict=True):
+        axes.axhline(1, color=SOFT, lw=1, ls=":", label=other)
+        _curves(axes, runs, name)
+        draw.legend(axes, True)
+        draw.from_zero(axes)
     return figure
 
 
@@ -106,7 +108,7 @@ def calibration(runs: Sequence[RunData]) -> Figure | None:
         axes.errorbar(predicted, observed, 1.96 * error, marker="o", capsize=3, lw=1.5, ms=4, **style)
         counts.hist(baselines, bins=30, color=draw.colour(index), alpha=0.6)
     axes.set_title("Calibration of the baseline")
-    axes.set_ylabel("mean reward")
+    axes.set_ylabel("mean reward, weighted" if any(run.is_weighted for run in runs) else "mean reward")
     counts.set_ylabel("rollouts")
     counts.set_xlabel("baseline, predicted without the rollout itself")
     draw.legend(axes, True)

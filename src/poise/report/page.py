@@ -21,7 +21,9 @@ CAPTIONS = {
     "held_out": "Accuracy on prompts that are never trained on.",
     "reward": "What the rollouts of each step earned, and what the probe predicted before it saw their rewards. A "
     "probe that is fitted with squared scores predicts the reward weighted with them (dotted).",
-    "variance": "Below 1, the baseline removes variance from the policy gradient; at 1 it might as well not be there.",
+    "variance": "Above, Var(A)/Var(r): what the baseline leaves of the reward's variance. Below, what it leaves of "
+    "leave-one-out's gradient variance within prompts, estimated with w = squared scores where the probe is fitted "
+    "with them; such a probe lowers the second and need not lower the first.",
     "calibration": "Each point is a tenth of all rollouts, ordered by baseline, with its 95% interval. On the dotted "
     "line, predictions mean what they say. No baseline knows its own rollout, so none is compared with itself.",
     "error": "Against what the same step earned: noisy, since one reward stands for a pass rate.",

@@ -38,6 +38,7 @@ _LATE = {
     "predicted": "poise/prediction_mean",
     "target": "poise/target_mean",
     "variance_ratio": "poise/variance_ratio",
+    "relative": "poise/relative_to_leave_one_out",
     "probe_mae": "poise/mae",
     "probe_pearson": "poise/pearson",
     "probe_share": "poise/probe_share",
@@ -116,8 +117,10 @@ def _probe(found: Summary) -> str:
     tail = f"In the last fifth of the run Var(A)/Var(r) is {late['variance_ratio']:.2f}"
     if found["baseline"] != "probe" or late["predicted"] is None or late["reward"] is None:
         return f"{tail}."
-    if found["is_weighted"] and late["target"] is not None:
-        weighted = f" (weighted with squared scores {late['target']:.3f})"
-    else:
-        weighted = ""
-    return f"{tail}, the mean reward {late['reward']:.3f}{weighted} and its prediction {late['predicted']:.3f}."
+    if not found["is_weighted"] or late["target"] is None or late["relative"] is None:
+        return f"{tail}, the mean reward {late['reward']:.3f} and its prediction {late['predicted']:.3f}."
+    return (
+        f"In the last fifth of the run the mean reward is {late['reward']:.3f}, weighted with squared scores "
+        f"{late['target']:.3f}, which the probe predicted to be {late['predicted']:.3f}; by the same weights its "
+        f"baselines leave {late['relative']:.2f} of leave-one-out's gradient variance within prompts."
+    )

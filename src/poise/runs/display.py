@@ -33,6 +33,8 @@ FIELDS: tuple[tuple[str, str, Callable[[Record], str]], ...] = (
     ("length", "tokens", lambda record: _number(record.get("completions/mean_length"), ".1f")),
     ("seconds", "s/step", lambda record: _number(record.get("step_seconds"), ".2f")),
     ("rollouts", "rollouts", lambda record: str(record["rollouts"])),
+    # What "predicted" is to be held against: the siblings' rewards, weighted as the probe is fitted.
+    ("target", "to predict", _share("poise/target_mean")),
 )
 
 
