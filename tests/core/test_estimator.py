@@ -24,6 +24,7 @@ from poise.core import (
     domain_id,
     fit_probe,
 )
+from poise.core.probe import ALPHAS
 from poise.errors import ConfigError
 
 NAN = math.nan
@@ -437,6 +438,48 @@ def test_single_rollouts_are_credited_from_their_prompt_s_state() -> None:
     assert probe_of(estimator).head is None
     assert metrics["pearson"] > 0.3  # the batch's rewards follow the prompt's state
     assert torch.equal(credit.baselines_B, credit.predictions_B)
+
+
+def test_the_penalty_is_chosen_by_single_rollouts_too() -> None:
+    """What is recorded of a batch are the errors of the probe that had not seen it, under each penalty."""
+    estimator = estimator_of(baseline="prompt-probe", probe=replace(PROBE, alpha=None))
+    estimator.update(estimator.credit(batch_of(16, 1)))
+    batch, probe = batch_of(16, 1, seed=1), probe_of(estimator)
+    assert batch.features is not None
+    errors_BA = (batch.rewards_B[:, None] - probe.predict_all(batch.features)).double()
+    metrics = estimator.update(estimator.credit(batch))
+    expected_AA = errors_BA.T @ errors_BA / len(batch.rewards_B)
+    torch.testing.assert_close(estimator.bank.records[0].moments_CC, expected_AA)
+    assert metrics["alpha"] == ALPHAS[int(errors_BA.square().mean(0).argmin())]
+
+
+def test_a_run_that_went_from_single_rollouts_to_groups() -> None:
+    """Rows without a sibling teach the prompt's head only; the other is fitted on the rows that have one."""
+    estimator = estimator_of(baseline="prompt-probe")
+    estimator.update(estimator.credit(batch_of(16, 1)))
+    grouped = batch_of(8, 2, seed=1)
+    credit = estimator.credit(grouped)
+    estimator.update(credit)
+    assert len(estimator.buffers[0]) == 32
+    assert credit.features is not None
+    alone = fit_probe(credit.features, credit.targets_B, PROBE, own_weights_B=torch.ones(16))
+    new = batch_of(4, 2, seed=2).features
+    assert new is not None
+    torch.testing.assert_close(probe_of(estimator).predict(new), alone.predict(new))
+
+
+def test_a_critic_s_values_are_the_baselines() -> None:
+    estimator = estimator_of(baseline="critic")
+    groups_B, rewards_B = torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, 0.0, 1.0, NAN])
+    values_B = torch.tensor([0.5, 0.5, 0.25, 0.25])
+    credit = estimator.credit(Rollouts(rewards_B, groups_B, values_B=values_B))
+    assert credit.baselines_B.tolist() == [0.5, 0.5, 0.25, 0.25]
+    assert credit.advantages_B.tolist() == [0.5, -0.5, 0.75, 0.0]
+    metrics = estimator.update(credit)
+    assert metrics["mae"] == pytest.approx((0.5 + 0.5 + 0.75) / 3)
+    assert metrics["prediction_mean"] == pytest.approx(1.25 / 3), "of the rollouts that have a reward"
+    with pytest.raises(ConfigError, match="baseline='critic' needs the critic's values, and these rollouts carry none"):
+        estimator.credit(Rollouts(rewards_B, groups_B))
 
 
 def test_siblings_share_the_prompt_s_prediction() -> None:
