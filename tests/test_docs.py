@@ -1,0 +1,56 @@
+"""The documentation is about this tree: it names every module of core and trainer, and every metric of a step."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from poise.core import BASELINES, EstimatorConfig, Features, ProbeConfig, Rollouts, ValueEstimator
+from poise.core.baselines import BaselineName
+
+ROOT = Path(__file__).parents[1]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+METRICS = (ROOT / "docs" / "algorithm.md").read_text().partition("## What is measured each step")[2]
+
+
+@pytest.mark.parametrize("package", ["core", "trl"])
+def test_the_architecture_names_every_module(package: str) -> None:
+    modules = sorted(path.stem for path in (ROOT / "src" / "poise" / package).glob("[a-z]*.py"))
+    written = "core.{}" if package == "core" else "trl/{}.py"
+    assert [name for name in modules if f"`{written.format(name)}`" not in ARCHITECTURE] == []
+
+
+def test_the_architecture_names_no_module_that_is_gone() -> None:
+    named = re.findall(r"`(?:poise\.)?(core|trl|verl)[./](\w+)(?:\.py)?`", ARCHITECTURE)
+    assert named
+    assert [pair for pair in named if not (ROOT / "src" / "poise" / pair[0] / f"{pair[1]}.py").exists()] == []
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_every_metric_of_a_step_is_explained(baseline: BaselineName) -> None:
+    probe = ProbeConfig(alpha=None, weights="score")
+    estimator = ValueEstimator(EstimatorConfig(baseline=baseline, probe=probe, cold_start_rows=2))
+    rows_B = torch.arange(8)
+    for _ in range(3):
+        features = Features(torch.randn(8, 4), torch.randn(8, 4), torch.rand(8, 3))
+        rewards_B, weights_B = (rows_B % 3 == 0).float(), torch.rand(8)
+        batch = Rollouts(
+            rewards_B, rows_B // 2, features, weights_B=weights_B, prompts_B=rows_B // 2, values_B=torch.rand(8)
+        )
+        metrics = estimator.update(estimator.credit(batch))
+    explained = set(re.findall(r"\w+", " ".join(re.findall(r"^\| ([^|]+) \|", METRICS, re.M))))
+    assert sorted(set(metrics) - explained) == []
+
+
+def test_every_metric_that_the_trainer_adds_is_explained() -> None:
+    """Names in the dictionaries that the trainer's files hand to the log."""
+    sources = [path.read_text() for path in (ROOT / "src" / "poise" / "trl").glob("*.py")]
+    sources += [(ROOT / "src" / "poise" / "runs" / "drift.py").read_text()]
+    names = set(re.findall(r'"((?:critic|sampling|signal|filled|track)_(?:\w+))": ', " ".join(sources)))
+    names |= set(re.findall(r'_log\("(\w+)"', " ".join(sources))) - {"prediction"}
+    names |= {"capture_seconds", "sampled_rollouts"}
+    assert {"critic_loss", "sampling_rounds", "track_seconds", "update_norm"} <= names
+    assert sorted(name for name in names if name not in METRICS) == []
