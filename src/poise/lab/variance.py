@@ -41,6 +41,8 @@ from poise.lab.settings import CRITIC_SETTINGS, VarianceSettings, described, fol
 from poise.lab.study import Steps, show, write_study
 
 RLOO_2 = "RLOO"
+# The form that training uses by default (`poise.core.presets`).
+DEFAULT = "probe, score-weighted + sibling's reward"
 ALLOCATIONS = (1, 2, 4, 8)
 
 
@@ -133,7 +135,7 @@ def probes(settings: VarianceSettings, policy: FrozenPolicy, domains: int) -> di
         "probe, logistic": with_config(base, head="logistic"),
         "probe + sibling's reward": reward,
         "probe, score-weighted": weighted,
-        "probe, score-weighted + sibling's reward": with_config(weighted, sibling_reward=True),
+        DEFAULT: with_config(weighted, sibling_reward=True),
         "probe, length-weighted": replace(base, weights="length"),
         "prompt-only probe": replace(base, parts=("prompt",)),
         "prompt-only probe, score-weighted": replace(weighted, parts=("prompt",)),
@@ -249,12 +251,13 @@ def variance_rows(
     chosen_M: np.ndarray,
     seconds: dict[tuple[str, int], np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Total variance at the budget, alone and relative to RLOO with two rollouts, and the part within prompts."""
+    """Total variance at the budget, alone, relative to RLOO-2 and as a divisor of the default form's; within prompts."""
     weights_RM = resample_weights(int(chosen_M.sum()), settings.resamples, settings.seed)
     signal = signal_R(gradients.across[metric].numpy()[np.ix_(chosen_M, chosen_M)], weights_RM)
     gram_Mnn, rewards_Mn = gradients.grams[metric], gradients.rewards_Mn
     _, mean_M = within_and_mean_M(gram_Mnn, rewards_Mn, fixed("p", gradients.oracle_rewards_MK.mean(1)))
     base = total_variance_R(seconds[RLOO_2, 2][chosen_M], signal, weights_RM, 2, settings.budget)
+    default = total_variance_R(seconds[DEFAULT, 2][chosen_M], signal, weights_RM, 2, settings.budget)
     rows: list[dict[str, Any]] = []
     for (name, m), second_M in seconds.items():
         variance = total_variance_R(second_M[chosen_M], signal, weights_RM, m, settings.budget)
@@ -269,6 +272,7 @@ def variance_rows(
                 "prompts": int(chosen_M.sum()),
                 "variance": interval(variance),
                 "relative": interval(ratio(variance, base, 0.0)),
+                "default_relative": interval(ratio(default, variance, 0.0)),
                 "within_prompts": interval(within),
                 "signal": interval(signal),
                 "noise_to_signal": interval(ratio(variance, signal, 0.0)),

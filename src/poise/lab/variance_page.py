@@ -96,13 +96,16 @@ def reading(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
 
 
 def headline(rows: Sequence[dict[str, Any]]) -> Shown:
-    """Two rollouts a prompt (one, where that is possible), relative to RLOO-2, in each metric."""
+    """Two rollouts a prompt (one, where that is possible), relative to RLOO-2, in each metric; and paired with ours."""
     cells = []
     for row in rows_where(rows, table="variance", metric="sum", domain="all"):
         if row["m"] <= 2:
             here = [_row(rows, metric, row["name"], row["m"])["relative"]["mean"] for metric in METRICS]
-            cells.append([row["name"], str(row["m"]), number(row["relative"]), *(f"{value:.3f}" for value in here[1:])])
-    columns = ["baseline", "m", "variance / RLOO-2", *METRICS[1:]]
+            others = [f"{value:.3f}" for value in here[1:]]
+            cells.append(
+                [row["name"], str(row["m"]), number(row["relative"]), *others, number(row["default_relative"])]
+            )
+    columns = ["baseline", "m", "variance / RLOO-2", *METRICS[1:], "default form's (m = 2) / this"]
     return Shown("Variance of the policy gradient at a fixed budget", columns, cells)
 
 
