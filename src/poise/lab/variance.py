@@ -251,7 +251,7 @@ def variance_rows(
     chosen_M: np.ndarray,
     seconds: dict[tuple[str, int], np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Total variance at the budget, alone, relative to RLOO-2 and as a divisor of the default form's; within prompts."""
+    """Total variance at the budget, alone, relative to RLOO-2 as a divisor of the default form's; within prompts."""
     weights_RM = resample_weights(int(chosen_M.sum()), settings.resamples, settings.seed)
     signal = signal_R(gradients.across[metric].numpy()[np.ix_(chosen_M, chosen_M)], weights_RM)
     gram_Mnn, rewards_Mn = gradients.grams[metric], gradients.rewards_Mn
