@@ -153,8 +153,8 @@ def test_the_reading_says_where_poise_does_not_win(tmp_path: Path) -> None:
     assert "Against DAPO over the budget: ahead none; behind POISE, RLOO; not told apart none" in said
     assert "Against POISE over the budget: ahead DAPO; behind RLOO; not told apart none" in said
     assert "the least p of 5 seeds is 0.062. Of 100 pairs of equal methods up to 6 would be called different" in said
-    assert "POISE's mean accuracy over the budget, 0.310" in said
-    assert "is number 2 of 3" in said
+    assert "POISE: mean accuracy over the budget 0.310" in said
+    assert "], number 2 of 3; final" in said
     assert "every update stretched or shrunk to the norm 0.4 (the median over methods" in said
     assert "each took: DAPO 0.6, POISE 0.4, RLOO 0.1." in said
     assert study.facts["own_update_norms"] == {"poise": 0.4, "dapo": 0.6, "rloo": 0.1}
@@ -323,7 +323,7 @@ def test_what_is_finished_can_be_compared_already(tmp_path: Path, capsys: pytest
     assert compare.run(settings, finished=True) == 0
     said = (tmp_path / "part" / "study.json").read_text()
     assert "2 methods, 2 seeds each" in said
-    assert "not told apart POISE" in said
-    assert "At the edge of the grid, so perhaps not at their best: POISE, DAPO" in said
+    assert "not told apart POISE (paper)" in said
+    assert "At the edge of the grid, so perhaps not at their best: POISE (paper), DAPO" in said
     assert "every update of one norm" not in said
     assert "written to" in capsys.readouterr().out

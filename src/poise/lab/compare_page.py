@@ -98,15 +98,16 @@ def standings_table(found: Sequence[Standing], titles: Mapping[str, str], arm: s
 
 
 def gaps_table(found: Sequence[Standing], titles: Mapping[str, str], arm: str) -> Shown:
-    """Differences to POISE alone."""
+    """Differences to POISE as published alone."""
+    poise = titles[_POISE]
     verdicts = {1: "ahead", -1: "behind", 0: "not told apart"}
     rows = [
         [titles[each.method], bounds(each.area_gap, sign="+"), f"{each.p_value:.3f}", verdicts[each.verdict]]
         for each in sorted(found, key=lambda standing: -standing.area_gap.mean)
         if each.method != _POISE
     ]
-    columns = ["method", "difference to POISE", "p", "verdict"]
-    return Shown(f"Mean accuracy over the budget against POISE, {arm}; {found[0].seeds} paired seeds", columns, rows)
+    columns = ["method", f"difference to {poise}", "p", "verdict"]
+    return Shown(f"Mean accuracy over the budget against {poise}, {arm}; {found[0].seeds} paired seeds", columns, rows)
 
 
 def costs_table(curves: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
@@ -178,7 +179,7 @@ def reading(
         said.append(_verdicts(standings_, titles, settings.reference))
         if to_poise.get(arm):
             said.append(_verdicts(to_poise[arm], titles, _POISE))
-        said += _about_poise(standings_)
+        said += _about_poise(standings_, titles)
     return [*said, *_about_steps(curves[RACE], race)]
 
 
@@ -226,14 +227,14 @@ def _verdicts(found: Sequence[Standing], titles: Mapping[str, str], reference: s
     return f"Against {titles[reference]} over the budget: ahead {ahead}; behind {behind}; not told apart {apart}."
 
 
-def _about_poise(found: Sequence[Standing]) -> list[str]:
+def _about_poise(found: Sequence[Standing], titles: Mapping[str, str]) -> list[str]:
     """Where POISE stands."""
     poise = next((each for each in found if each.method == _POISE), None)
     if poise is None:
         return []
     place = sum(each.area.mean > poise.area.mean for each in found) + 1
     return [
-        f"POISE's mean accuracy over the budget, {bounds(poise.area)}, is number {place} of {len(found)}; final "
+        f"{titles[_POISE]}: mean accuracy over the budget {bounds(poise.area)}, number {place} of {len(found)}; final "
         f"{bounds(poise.final)}. Rollouts to the reference's final accuracy: {rollouts_text(poise.rollouts)}."
     ]
 
