@@ -66,6 +66,21 @@ def test_half_written_checkpoints_are_told_apart(folder: RunFolder) -> None:
     assert found == [(9, None, 0.0), (10, 5, 7.5), (20, 10, 15.0), (30, None, 0.0)]
 
 
+@pytest.mark.parametrize("left", [None, b"weigh"], ids=["gone", "cut"])
+def test_a_checkpoint_that_has_lost_a_part_is_not_complete(left: bytes | None, folder: RunFolder) -> None:
+    checkpoint(folder, 1, step=1)
+    checkpoint(folder, 2, step=2)
+    weights = folder.checkpoints / "checkpoint-2" / "model.safetensors"
+    weights.unlink() if left is None else weights.write_bytes(left)
+    assert [each.step for each in folder.all_checkpoints()] == [1, None]
+
+
+def test_a_damaged_record_is_named(folder: RunFolder) -> None:
+    folder.record.write_text('{"sessions": ')
+    with pytest.raises(ConfigError, match=r"run\.json is damaged"):
+        folder.read_record()
+
+
 def test_pruning_keeps_the_newest_complete_ones(folder: RunFolder) -> None:
     for updates in (1, 2, 3):
         checkpoint(folder, updates, step=updates)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from poise.errors import ConfigError
 from poise.runs.journal import Journal, finite, replace_text
 
 
@@ -28,7 +29,7 @@ def test_a_line_torn_by_a_kill_is_ignored_and_dropped(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ConfigError, match=r"line 2 of .*j\.jsonl is damaged"):
         Journal(path).read()
 
 

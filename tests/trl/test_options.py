@@ -239,6 +239,12 @@ def test_domains_are_not_dropped_unseen(tmp_path: Path) -> None:
     tiny_policy.trainer(tmp_path, remove_unused_columns=True, train_dataset=unnamed)
 
 
+def test_a_dataset_without_prompts_is_refused(tmp_path: Path) -> None:
+    questions = Dataset.from_list([{"question": "1+1=", "target": "2"}])
+    with pytest.raises(ConfigError, match="no column 'prompt'; it has question, target: rename the one with prompts"):
+        tiny_policy.trainer(tmp_path, train_dataset=questions)
+
+
 def policy_for(name: str, folder: Path) -> Any:
     """The tiny policy, or one that has what the option is about."""
     if name == "reference":  # TRL builds it from what is on disk

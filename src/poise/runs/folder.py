@@ -24,7 +24,7 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.runs.configfile import differences, read_settings, to_toml
-from poise.runs.journal import Journal, replace_json, replace_text
+from poise.runs.journal import Journal, read_json, replace_json, replace_text
 from poise.runs.settings import TrainSettings
 
 _MARKER = "complete.json"
@@ -109,7 +109,7 @@ class RunFolder:
         return read_settings(self.config, TrainSettings())
 
     def read_record(self) -> dict[str, Any]:
-        return json.loads(self.record.read_text("utf-8")) if self.record.exists() else {"sessions": []}
+        return read_json(self.record) if self.record.exists() else {"sessions": []}
 
     def write_record(self, record: dict[str, Any]) -> None:
         replace_json(self.record, record)
@@ -135,26 +135,30 @@ class RunFolder:
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def all_checkpoints(self) -> list[Checkpoint]:
-        """Every checkpoint folder, oldest first, complete or not."""
+        """Every checkpoint folder, oldest first, complete or not: one that has since lost a part is not."""
         found: list[Checkpoint] = []
         for path in self.checkpoints.glob("checkpoint-*"):
             if (match := _CHECKPOINT.search(path.name)) is None:
                 continue
             try:
                 marker = json.loads((path / _MARKER).read_text("utf-8"))
-                found.append(Checkpoint(path, int(match[1]), int(marker["step"]), float(marker["seconds"])))
+                whole = all((path / name).stat().st_size == size for name, size in marker.get("files", {}).items())
+                step = int(marker["step"]) if whole else None
+                found.append(Checkpoint(path, int(match[1]), step, float(marker["seconds"]) if whole else 0.0))
             except (OSError, ValueError, KeyError):
                 found.append(Checkpoint(path, int(match[1]), None))
         return sorted(found, key=lambda checkpoint: checkpoint.updates)
 
     def complete(self, updates: int, step: int, seconds: float) -> None:
-        """Marks a checkpoint as complete, after its files have reached the disk."""
+        """Marks a checkpoint as complete, after its files have reached the disk; the marker has their sizes."""
         path = self.checkpoints / f"checkpoint-{updates}"
-        for file in path.rglob("*"):
-            if file.is_file():
+        sizes: dict[str, int] = {}
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and file != path / _MARKER:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-        replace_json(path / _MARKER, {"step": step, "updates": updates, "seconds": seconds})
+                sizes[str(file.relative_to(path))] = file.stat().st_size
+        replace_json(path / _MARKER, {"step": step, "updates": updates, "seconds": seconds, "files": sizes})
 
     def prune(self, keep: int) -> None:
         """Deletes all but the newest `keep` complete checkpoints, the marker first, and older half-written ones."""

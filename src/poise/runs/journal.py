@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from poise.errors import ConfigError
+
 Record = dict[str, Any]
 
 
@@ -25,7 +27,11 @@ class Journal:
             file.write(line)
 
     def read(self) -> list[Record]:
-        """Every whole record. A torn line can only be the last one; it is left out."""
+        """Every whole record. A line torn by a kill can only be the last one; it is left out.
+
+        Raises:
+            ConfigError: another line is no record: the file was damaged by something else.
+        """
         if not self.path.exists():
             return []
         lines = self.path.read_text("utf-8", errors="replace").splitlines()
@@ -33,9 +39,11 @@ class Journal:
         for number, line in enumerate(lines, start=1):
             try:
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
+            except json.JSONDecodeError as error:
                 if number < len(lines):
-                    raise
+                    raise ConfigError(
+                        f"line {number} of {self.path} is damaged ({error}); mend it or take it out"
+                    ) from error
         return records
 
     def keep(self, wanted: Callable[[Record], bool]) -> int:
@@ -58,6 +66,18 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_json(path: Path, value: Any) -> None:
     replace_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `replace_json` wrote.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); mend it, or give another folder") from error
 
 
 def finite(value: Any) -> Any:

@@ -125,7 +125,7 @@ def _starting_point(folder: RunFolder, display: Display) -> Checkpoint | None:
     complete: Checkpoint | None = None
     for checkpoint in folder.all_checkpoints():
         if checkpoint.step is None:
-            display.note(f"{checkpoint.path} was not written completely, and is skipped")
+            display.note(f"{checkpoint.path} was not written completely, or is damaged, and is skipped")
         else:
             complete = checkpoint
     if complete is None:

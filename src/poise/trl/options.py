@@ -79,9 +79,21 @@ def _refuse_saves_within_windows(config: Any) -> None:
         )
 
 
-def refuse_lost_domains(args: Any, dataset: Any) -> None:
-    """Refuse to drop the column that names the domains: the run would quietly have one probe for all of them."""
+def refuse_wrong_columns(args: Any, dataset: Any, has_environment: bool) -> None:
+    """Refuse a dataset without prompts, and to drop the column that names the domains.
+
+    Without that column the run would quietly have one probe for all of them.
+
+    Args:
+        args: a PoiseConfig.
+        dataset: what is trained on; a stream may not know its columns.
+        has_environment: whether an environment makes the prompts.
+    """
     columns = getattr(dataset, "column_names", None) or []
+    if columns and "prompt" not in columns and not has_environment:
+        raise ConfigError(
+            f"the dataset has no column 'prompt'; it has {', '.join(columns)}: rename the one with prompts"
+        )
     if args.remove_unused_columns and args.domain_column in columns:
         raise ConfigError(
             f"remove_unused_columns=True drops the dataset's column {args.domain_column!r}, which names its domains; "

@@ -28,7 +28,7 @@ from poise.trl.critic import CriticLearner
 from poise.trl.dynamic import DynamicSampling
 from poise.trl.fresh import FreshSampler
 from poise.trl.guard import RewardGuard, total_rewards
-from poise.trl.options import refuse_lost_domains
+from poise.trl.options import refuse_wrong_columns
 from poise.trl.prompts import SeededByEpoch, prompt_ids
 from poise.trl.step_log import StepLog
 from poise.trl.token_sample import TokenSample
@@ -78,7 +78,7 @@ class PoiseTrainer(GRPOTrainer):
             functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
             reward_funcs = [self._guard.wrap(function) for function in functions]
         super().__init__(model, reward_funcs, args, *positional, **keywords)
-        refuse_lost_domains(args, self.train_dataset)
+        refuse_wrong_columns(args, self.train_dataset, self.environment_factories is not None)
 
         self._capture = ForwardCapture(self)
         self.estimator = ValueEstimator(
