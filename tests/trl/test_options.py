@@ -106,7 +106,7 @@ OPTIONS = {
 }
 TESTS = Path(__file__).parents[1]
 # What transformers' own TrainingArguments says and POISE has a word in; the rest is the Trainer's business.
-INHERITED = {"remove_unused_columns", "save_strategy", "enable_jit_checkpoint"}
+INHERITED = {"remove_unused_columns", "save_strategy"}
 
 # Options trained with, together where they do not disturb each other.
 RUNS: dict[str, dict[str, Any]] = {
@@ -228,6 +228,8 @@ def test_options_said_to_be_ours_have_another_default() -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_not_mean_what_it_says_is_refused(name: str, tmp_path: Path) -> None:
     settings, sentence = REFUSED[name]
+    if name == "enable_jit_checkpoint" and not hasattr(PoiseConfig, name):
+        pytest.skip("this transformers has no checkpoints on demand")
     with pytest.raises(ConfigError, match=sentence):
         PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
 
