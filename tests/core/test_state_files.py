@@ -23,7 +23,7 @@ from poise.core import (
     load_state,
     save_state,
 )
-from poise.errors import ConfigError, StateMismatchError
+from poise.errors import ConfigError, SaveError, StateMismatchError
 
 IDENTITY = {"layers": (2, 3), "window": 10, "end_of_reasoning": (7,), "model": "tiny"}
 
@@ -253,3 +253,9 @@ def test_version_continues_so_that_order_is_still_enforced() -> None:
     resumed.load_state_dict(running.state_dict())
     with pytest.raises(ConfigError, match="credited at probe version 0, the estimator is at 1"):
         resumed.update(late)
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    place = tmp_path / "gone" / "poise.safetensors"
+    with pytest.raises(SaveError, match=r"gone/poise\.safetensors could not be written \(.*\); make room"):
+        save_state(place, {"tensors": {"a": torch.zeros(2)}, "meta": {}})
