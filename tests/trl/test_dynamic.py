@@ -119,7 +119,7 @@ def test_after_the_last_round_training_goes_on_with_what_there_is(
         ({"baseline": "probe"}, "biases the gradient of baseline='probe'"),
         ({"scale_rewards": "batch"}, "scales each round by itself"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "scales each round by itself"),
-        ({"max_sampling_rounds": 0}, "must be at least 1, got 0"),
+        ({"max_sampling_rounds": 0}, "must be a whole number of at least 1, got 0"),
     ],
 )
 def test_refusals(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -56,8 +56,12 @@ def test_domains_have_their_own_buffers(tmp_path: Path) -> None:
 
 
 def test_truncated_rollouts_are_absent_not_zero(tmp_path: Path) -> None:
-    """mask_truncated_completions hides their tokens from attention, so they have no states to predict from."""
-    trainer = tiny_policy.trainer(tmp_path, mask_truncated_completions=True, max_steps=2, num_iterations=2)
+    """mask_truncated_completions hides their tokens from attention, so they have no states to predict from.
+
+    Nor do they weigh anything in the gradient: with score weights, pairs that would predict their reward leave as well.
+    """
+    settings = {"mask_truncated_completions": True, "max_steps": 2, "num_iterations": 2, "probe_weights": "none"}
+    trainer = tiny_policy.trainer(tmp_path, **settings)
     trainer.train()
     rows = sum(len(buffer) for buffer in trainer.estimator.buffers.values())
     truncated = trainer.state.log_history[0]["completions/clipped_ratio"]
@@ -81,7 +85,7 @@ def test_evaluation_leaves_the_estimator_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"gradient_accumulation_steps": 2}, {"num_iterations": 2}, {"probe_weights": "score"}]
+    "settings", [{"gradient_accumulation_steps": 2}, {"num_iterations": 2}, {"probe_weights": "none"}]
 )
 def test_completions_table_has_credit_beside_reward(settings: dict[str, Any], tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, max_steps=4, log_completions=True, **settings)
@@ -93,7 +97,7 @@ def test_completions_table_has_credit_beside_reward(settings: dict[str, Any], tm
     siblings = table["prediction"].to_numpy().reshape(-1, 2)[:, ::-1].reshape(-1)
     assert abs(siblings - table["baseline"]).max() < 1e-6
     assert all(a == b for a, b in zip(table["prompt"][::2], table["prompt"][1::2], strict=True))
-    assert ("weight" in table) == ("probe_weights" in settings)
+    assert ("weight" in table) == ("probe_weights" not in settings)
     if "weight" in table:
         assert (table["weight"] > 0).all()
         assert table["weight"].nunique() > 16
