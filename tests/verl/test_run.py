@@ -110,8 +110,8 @@ def test_the_probe_credits_from_the_third_step_on(killed: Killed) -> None:
     assert shares[:2] == [0.0, 0.0], "256 rows are two steps of 128 rollouts, and a few of them failed"
     assert set(shares[3:]) == {1.0}
     late = range(STEPS // 2, STEPS + 1)
-    assert sum(killed.metrics[step]["poise/pearson"] for step in late) / len(late) > 0.2
-    assert sum(killed.metrics[step]["poise/variance_ratio"] for step in late) / len(late) < 0.95
+    # By the weights that it is fitted with, its baselines leave a quarter of leave-one-out's variance (measured: .25).
+    assert sum(killed.metrics[step]["poise/relative_to_leave_one_out"] for step in late) / len(late) < 0.5
     assert all(killed.metrics[step]["poise/capture_seconds"] > 0 for step in late)
 
 
