@@ -227,8 +227,8 @@ class RunSettings:
     """Run folder; an existing run is never overwritten."""
     seed: int = 0
     """Seed of prompt order, sampling and new weights: same seed, same run."""
-    save_every: int = 0
-    """Steps between checkpoints; 0 saves the final model only."""
+    save_every: int = 10
+    """Steps between checkpoints, which a killed run resumes from; 0 saves the final model only."""
     keep_checkpoints: int = 2
     """Complete checkpoints kept; older ones are deleted."""
     report_to: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
