@@ -27,6 +27,8 @@ from poise.verl.trainer import PoiseTrainer
 
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(400)]
 WIDTH = 4
+# Both rollouts of a lesson earn the same: with the sibling's reward beside them, states would be of no use.
+STATES_ALONE = "poise.probe.sibling_reward=false"
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_a_step_with_everything_that_happens(queue: None) -> None:
 
 
 def test_the_probe_credits_with_the_siblings_prediction(queue: None) -> None:
-    trainer = trainer_of("poise.cold_start_rows=8", "poise.probe.alpha=1e-6", "poise.probe.clip=[0,1]")
+    trainer = trainer_of("poise.cold_start_rows=8", "poise.probe.alpha=1e-6", "poise.probe.clip=[0,1]", STATES_ALONE)
     lesson = {f"p{i}_{j}_0": {"reward": i / 8, "state": i / 8} for i in range(8) for j in range(2)}
     trainer._compute_advantage(put_batch(lesson), {})
     metrics: dict[str, Any] = {}
@@ -144,7 +146,7 @@ def test_the_probe_credits_with_the_siblings_prediction(queue: None) -> None:
 
 def test_four_rollouts_a_prompt(queue: None) -> None:
     """Cold: the mean of the other rewards that exist; warm: the mean of the other three's predictions."""
-    trainer = trainer_of("poise.cold_start_rows=11", "poise.probe.alpha=1e-6", "poise.probe.clip=[0,1]")
+    trainer = trainer_of("poise.cold_start_rows=11", "poise.probe.alpha=1e-6", "poise.probe.clip=[0,1]", STATES_ALONE)
     rewards = [1.0, 0.0, 1.0, math.nan]
     cold = put_batch({f"r_{j}_0": {"reward": reward} for j, reward in enumerate(rewards)})
     advantages = stored(trainer._compute_advantage(cold, {}), "advantages")
@@ -245,7 +247,7 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StateMismatchError, match=r"features: saved \['prompt', 'reasoning', 'entropy'\], now"):
         fewer._load_checkpoint()
     with pytest.raises(StateMismatchError, match="probe: saved"):
-        trainer_of(local, "poise.cold_start_rows=8", "poise.probe.sibling_reward=true")._load_checkpoint()
+        trainer_of(local, "poise.cold_start_rows=8", STATES_ALONE)._load_checkpoint()
 
     # verl prunes old policies; the probe of a pruned one goes too.
     (tmp_path / "global_step_1" / "actor").rmdir()
@@ -262,7 +264,7 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("baseline", ["auto", "prompt-probe"])
 def test_the_other_readers_of_states_resume_exactly(queue: None, tmp_path: Path, baseline: str) -> None:
-    chosen = (f"poise.baseline={baseline}", "poise.probe.alpha=null", "poise.cold_start_rows=8")
+    chosen = (f"poise.baseline={baseline}", "poise.probe.alpha=null", "poise.cold_start_rows=8", STATES_ALONE)
     trainer, metrics = trainer_of(*chosen), {}
 
     def lesson(step: int) -> KVBatchMeta:
