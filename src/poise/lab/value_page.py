@@ -202,7 +202,7 @@ def rivals_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.axvline(0, color="#777777", lw=1)
     axes.set_xlabel("share of Var p(x) explained (1: p itself; bars end at −0.6)")
     axes.set_axisbelow(True)
-    axes.set_title("How much of the pass rate is known beforehand")
+    figure.suptitle("How much of the pass rate is known beforehand", weight="bold", fontsize=11)
     if len(domains) > 1:
         axes.legend(loc="upper right", fontsize=9)
     return figure
