@@ -67,7 +67,7 @@ def relative_to_leave_one_out(credit: Credit) -> float:
     """
     both_B = credit.used_B & credit.targets_B.isfinite()
     weights_B = credit.weights_B[both_B].double()
-    advantages_B = (credit.rewards_B - credit.baselines_B)[both_B].double()
+    advantages_B = credit.advantages_B[both_B].double()
     others_B = (credit.rewards_B - credit.targets_B)[both_B].double()
     return float(_ratio(weights_B @ advantages_B.square(), weights_B @ others_B.square()))
 
