@@ -2,6 +2,8 @@
 
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE OMP_NUM_THREADS=1 python benchmarks/probe.py --json probe.json
 
+    python benchmarks/probe.py --device cuda     # ours on the GPU, the rival on the CPU
+
 4096 buffered rows of two 2560-wide blocks (decaying spectra, like hidden states), and a new batch of 512 rows. Ours is
 `ValueEstimator.credit` plus `.update`, so predictions, metrics, buffer append and refit are all in it. The rival is
 StandardScaler -> PCA(randomized) -> Ridge of the same sizes, with one transform call per row, as a trainer that
@@ -42,8 +44,11 @@ class Timing:
     cpu: list[float] = field(default_factory=list)
 
     def measure(self, function: Callable[[], object]) -> None:
+        wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+        wait()
         wall, cpu = time.perf_counter(), time.process_time()
         function()
+        wait()
         self.wall.append(time.perf_counter() - wall)
         self.cpu.append(time.process_time() - cpu)
 
@@ -66,15 +71,16 @@ def hidden_states(rows: int, seed: int) -> torch.Tensor:
     return scores @ directions + offset + 0.05 * torch.randn(rows, WIDTH, generator=rollouts)
 
 
-def rollouts(rows: int, seed: int) -> Rollouts:
+def rollouts(rows: int, seed: int, device: str = "cpu") -> Rollouts:
     """Pairs of rollouts whose reward depends on both blocks."""
     prompt_BH, reasoning_BH = hidden_states(rows, 2 * seed), hidden_states(rows, 2 * seed + 1)
     generator = torch.Generator().manual_seed(1000 + seed)
     signal_B = prompt_BH[:, :20].mean(1) + reasoning_BH[:, :20].mean(1)
     noise_B = 0.2 * torch.randn(rows, generator=generator)
     rewards_B = (signal_B + noise_B > signal_B.mean()).float()
-    features = Features(prompt_BH, reasoning_BH, torch.rand(rows, 3, generator=generator))
-    return Rollouts(rewards_B, torch.arange(rows) // 2, features)
+    blocks = prompt_BH, reasoning_BH, torch.rand(rows, 3, generator=generator)
+    features = Features(*(block.to(device) for block in blocks))
+    return Rollouts(rewards_B.to(device), torch.arange(rows, device=device) // 2, features)
 
 
 def estimator_with(buffered: Rollouts) -> ValueEstimator:
@@ -85,9 +91,9 @@ def estimator_with(buffered: Rollouts) -> ValueEstimator:
     return estimator
 
 
-def our_steps(warm: bool, batches: Iterator[Rollouts], appended: Timing) -> Callable[[], Credit]:
+def our_steps(warm: bool, batches: Iterator[Rollouts], appended: Timing, device: str) -> Callable[[], Credit]:
     """One training step's work: credit a batch, then update. Without `warm` the refit starts from scratch."""
-    estimator = estimator_with(rollouts(ROWS, 1))
+    estimator = estimator_with(rollouts(ROWS, 1, device))
     buffer = estimator.buffers[0]
     append = buffer.append
     buffer.append = lambda pairs: appended.measure(lambda: append(pairs))  # type: ignore[method-assign]
@@ -131,7 +137,7 @@ def sklearn_step(buffered: Rollouts, batch: Rollouts, per_row: bool) -> Callable
     return step
 
 
-def run(repetitions: int) -> dict[str, dict[str, float]]:
+def run(repetitions: int, device: str) -> dict[str, dict[str, float]]:
     """Medians of each contender, by name; the contenders take turns, after one untimed turn each."""
     buffered, batch = rollouts(ROWS, 1), rollouts(BATCH, 2)
     names = ("warm", "cold", "append", "append (cold)", "scikit-learn per row", "scikit-learn batched")
@@ -139,11 +145,11 @@ def run(repetitions: int) -> dict[str, dict[str, float]]:
 
     def fresh(first: int) -> Iterator[Rollouts]:
         # Made before the clock starts: a generator would put the making of the data into the measured time.
-        return iter([rollouts(BATCH, first + i) for i in range(repetitions + 1)])
+        return iter([rollouts(BATCH, first + i, device) for i in range(repetitions + 1)])
 
     contenders: dict[str, Callable[[], object]] = {
-        "warm": our_steps(True, fresh(10), timings["append"]),
-        "cold": our_steps(False, fresh(10), timings["append (cold)"]),
+        "warm": our_steps(True, fresh(10), timings["append"], device),
+        "cold": our_steps(False, fresh(10), timings["append (cold)"], device),
         "scikit-learn per row": sklearn_step(buffered, batch, per_row=True),
         "scikit-learn batched": sklearn_step(buffered, batch, per_row=False),
     }
@@ -180,13 +186,13 @@ def table(results: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--device", default="cpu", help="where ours runs; scikit-learn is always on the CPU")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = run(arguments.repetitions)
-    print(
-        f"{ROWS} rows x ({WIDTH} + {WIDTH}), batch of {BATCH}, PCA {COMPONENTS}, torch {torch.__version__}, one thread"
-    )
+    results = run(arguments.repetitions, arguments.device)
+    where = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "one thread"
+    print(f"{ROWS} rows x ({WIDTH} + {WIDTH}), batch of {BATCH}, PCA {COMPONENTS}, torch {torch.__version__}, {where}")
     print(table(results))
     slow = [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ]
     if slow or os.environ.get("OMP_NUM_THREADS") != "1":

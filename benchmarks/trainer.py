@@ -1,11 +1,15 @@
 """POISE against leave-one-out in the same trainer: step time and peak memory at identical rollouts.
 
     python benchmarks/trainer.py [--rounds 2] [--steps 20] [--rollouts 256]
+    python benchmarks/trainer.py --model random:1.7b --tokens 128     # on a GPU: bfloat16, SDPA attention
 
-Both train the bundled model on the same prompts with the same seed and learning rate zero, so they sample the same
+Both train the same model on the same prompts with the same seed and learning rate zero, so they sample the same
 rollouts token by token and differ only in capture, prediction and refit. Each is a process of its own, and the two take
 turns step by step, the order changing every step: on a shared machine both see the same load, and the ratio of a step's
 two times says more than either. The table gives the median of those ratios with a bootstrap interval.
+
+The model is the bundled one on its own task, a folder, or random weights in a published Qwen3 shape: those have no
+answers to give, so their prompts are lines of words and their reward is a coin that the text decides.
 """
 
 from __future__ import annotations
@@ -13,31 +17,71 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 METHODS = ("leave-one-out", "probe")
+# Layers, hidden size, intermediate size, heads of the published models; 8 key-value heads and 151,936 tokens each.
+QWEN3 = {"0.6b": (28, 1024, 3072, 16), "1.7b": (28, 2048, 6144, 16), "4b": (36, 2560, 9728, 32)}
 
 
-def child(baseline: str, steps: int, rollouts: int) -> None:
-    """One method's process: a line for each step, then one with its rewards and peak memory."""
+def coin(completions: list[str], **_: Any) -> list[float]:
+    """0 or 1, decided by the text alone."""
+    return [float(zlib.crc32(text.encode()) % 2) for text in completions]
+
+
+def subject(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    """Model on its device, tokenizer, dataset and reward."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
     from poise.models import bundled
     from poise.rewards import as_trl_reward, resolve
     from poise.tasks import load_task, reward_of
+
+    count, dtype = options.steps * options.rollouts, torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    kind, _, shape = options.model.partition(":")
+    folder = options.model if Path(options.model).is_dir() else bundled()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if kind == "bundled":
+        dataset, reward = load_task("tiny", "train", size=count, seed=0), as_trl_reward(resolve(reward_of("tiny")))
+    else:
+        draw = random.Random(0)
+        lines = [" ".join(str(draw.randrange(1000)) for _ in range(64)) for _ in range(count)]
+        dataset, reward = Dataset.from_dict({"prompt": lines}), coin
+    if kind == "random":
+        layers, hidden, intermediate, heads = QWEN3[shape]
+        size = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": intermediate}
+        config = Qwen3Config(**size, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, vocab_size=151_936)
+        torch.manual_seed(0)
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model, tokenizer, dataset, reward
+
+
+def child(options: argparse.Namespace) -> None:
+    """One method's process: a line for each step, then one with its rewards and peak memory."""
+    import torch
+    from transformers import PrinterCallback, TrainerCallback
+
     from poise.trl import PoiseConfig, PoiseTrainer
 
     torch.set_num_threads(1)
+    gpu = torch.cuda.is_available()
+    wait = torch.cuda.synchronize if gpu else lambda: None
 
     class Turns(TrainerCallback):
         """Waits for a word before each step, and answers with what the step took."""
@@ -47,20 +91,22 @@ def child(baseline: str, steps: int, rollouts: int) -> None:
             self.began = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            wait()
             wall, processor = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
             print(json.dumps({"wall": wall, "processor": processor}), flush=True)
 
+    model, tokenizer, dataset, reward = subject(options)
     with tempfile.TemporaryDirectory() as folder:
         config = PoiseConfig(
             output_dir=folder,
-            baseline=baseline,
+            baseline=options.child,
             learning_rate=0.0,
-            per_device_train_batch_size=64,
-            gradient_accumulation_steps=rollouts // 64,
-            max_steps=steps,
-            max_completion_length=100,
-            use_cpu=True,
-            bf16=False,
+            per_device_train_batch_size=options.micro_batch,
+            gradient_accumulation_steps=options.rollouts // options.micro_batch,
+            max_steps=options.steps,
+            max_completion_length=options.tokens,
+            use_cpu=not gpu,
+            bf16=gpu,
             gradient_checkpointing=False,
             report_to=[],
             save_strategy="no",
@@ -68,24 +114,21 @@ def child(baseline: str, steps: int, rollouts: int) -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        trainer = PoiseTrainer(
-            AutoModelForCausalLM.from_pretrained(bundled()),
-            as_trl_reward(resolve(reward_of("tiny"))),
-            config,
-            load_task("tiny", "train", size=steps * rollouts, seed=0),
-            processing_class=AutoTokenizer.from_pretrained(bundled()),
-            callbacks=[Turns()],
-        )
+        trainer = PoiseTrainer(model, reward, config, dataset, processing_class=tokenizer, callbacks=[Turns()])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if gpu:
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"peak_mib": peak, "rewards": rewards}), flush=True)
 
 
 def play(options: argparse.Namespace) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
     """One round: both processes side by side, step by step in turns; each one's step times, and peak memory (MiB)."""
-    size = ["--steps", str(options.steps), "--rollouts", str(options.rollouts)]
+    names = ("model", "steps", "rollouts", "micro_batch", "tokens")
+    size = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     processes = {
         baseline: subprocess.Popen(
@@ -129,11 +172,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rollouts", type=int, default=256)
+    parser.add_argument("--micro-batch", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=100, help="length limit of a completion")
+    parser.add_argument("--model", default="bundled", help=f"bundled, a folder, or random: and one of {[*QWEN3]}")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.steps, options.rollouts)
+        child(options)
         return
     rounds = [play(options) for _ in range(options.rounds)]
     half = options.steps // 2  # the first half fills the buffer and warms caches
@@ -145,7 +191,9 @@ def main() -> None:
         table[f"step, {kind} s"] = {**medians, "ratio": middle, "low": low, "high": high}
     peaks = {name: statistics.median(peak[name] for _, peak in rounds) for name in METHODS}
     table["peak memory, MiB"] = {**peaks, "ratio": peaks["probe"] / peaks["leave-one-out"]}
-    print(f"{options.rounds} rounds of {options.steps} steps of {options.rollouts} rollouts, one thread")
+    print(
+        f"{options.model}: {options.rounds} rounds of {options.steps} steps of {options.rollouts} rollouts, one thread"
+    )
     print(f"{'medians':<20}{'leave-one-out':>15}{'POISE':>12}{'ratio':>10}   95% interval")
     for name, row in table.items():
         interval = f"   [{row['low']:.3f}, {row['high']:.3f}]" if "low" in row else ""
