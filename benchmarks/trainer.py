@@ -146,6 +146,8 @@ def play(options: argparse.Namespace) -> tuple[dict[str, list[dict[str, float]]]
             processes[baseline].stdin.write("go\n")
             processes[baseline].stdin.flush()
             times[baseline].append(answer(processes[baseline]))
+        said = ", ".join(f"{baseline} {times[baseline][-1]['wall']:.3f} s" for baseline in METHODS)
+        print(f"step {step + 1} of {options.steps}: {said}", file=sys.stderr, flush=True)
     ends = {baseline: answer(process) for baseline, process in processes.items()}
     assert ends["probe"]["rewards"] == ends["leave-one-out"]["rewards"], "the two did not see the same rollouts"
     return times, {baseline: end["peak_mib"] for baseline, end in ends.items()}
