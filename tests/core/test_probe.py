@@ -398,7 +398,7 @@ def test_absent_entropy_stands_for_the_mean_and_is_flagged() -> None:
     design_BK = probe.design(fit)
     assert design_BK.shape == (80, 6)
     assert (design_BK[::2, 2] == 0).all()
-    torch.testing.assert_close(design_BK[:, 5], 1 - targets_B.double())
+    torch.testing.assert_close(design_BK[:, 5], 1 - targets_B)
     torch.testing.assert_close(probe.predict(fit), targets_B, atol=1e-4, rtol=0)
 
 

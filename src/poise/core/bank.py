@@ -48,11 +48,11 @@ class ProbeBank:
         prompt_B = values_B.clone()
         for domain in domains_B.unique().tolist():
             probe = self._fitted(domain, self.own_rows) or self._fitted(SHARED, least_rows)
-            rows_B = domains_B == domain
             if probe is not None:
-                chosen = features.select(rows_B)
-                values_B[rows_B] = probe.predict(chosen).to(values_B)
-                prompt_B[rows_B] = probe.predict_prompt(chosen).to(values_B)
+                rows = (domains_B == domain).nonzero()[:, 0]
+                chosen = features.select(rows)
+                values_B[rows] = probe.predict(chosen).to(values_B)
+                prompt_B[rows] = probe.predict_prompt(chosen).to(values_B)
         return values_B, prompt_B
 
     def _fitted(self, key: int, least_rows: int) -> Probe | None:

@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from poise.core.features import Features
+from poise.core.pieces import pieces
 from poise.core.trees import cat_tensors, map_tensors, tensors_of
 from poise.errors import ConfigError
-
-_PIECE_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,5 @@ class RollingBuffer:
 
 def _move_up(rows: Tensor, by: int, count: int) -> None:
     """Move rows by .. by+count to the front, in pieces that stay in the cache (source and target may overlap)."""
-    for start in range(0, count if by else 0, _PIECE_ROWS):
-        stop = min(start + _PIECE_ROWS, count)
-        rows[start:stop] = rows[start + by : stop + by].clone()
+    for piece in pieces(rows[: count if by else 0]):
+        rows[piece] = rows[piece.start + by : piece.stop + by].clone()

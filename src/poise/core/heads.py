@@ -1,7 +1,8 @@
 """The probe's last stage: a linear head on standardised regressors, by ridge or by penalised logistic regression.
 
 Both are one batched solve (the logistic one a few) in float64, in the dual where there are more columns than rows. A
-head may be fitted under several penalties at once, of which one predicts.
+head may be fitted under several penalties at once, of which one predicts. Regressors are float32 or float64 and are
+taken to float64 a piece at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from poise.core.pieces import pieces
 
 _MAX_NEWTON_STEPS = 50
 _MIN_CURVATURE = 1e-10
@@ -99,6 +102,7 @@ def fit_logistic(
     mean = weights_B @ share_B / weights_B.sum()
     if float(mean) in (0.0, 1.0):
         return Head.constant(low + (high - low) * float(mean), design_BK.shape[1], len(alphas))
+    design_BK = design_BK.double()  # once, since every step reads it
     at = (torch.zeros_like(design_BK[0]), torch.logit(mean))
     found: dict[float, tuple[Tensor, Tensor]] = {}
     for alpha in sorted(set(alphas), reverse=True):
@@ -152,23 +156,39 @@ class _LogisticRows:
 def _weighted_ridge(
     design_BK: Tensor, y_B: Tensor, weights_B: Tensor, alphas: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Slopes and intercept of a ridge regression with row weights, under each penalty."""
-    root_B, total = weights_B.sqrt(), weights_B.sum()
-    mean_K, mean = weights_B @ design_BK / total, weights_B @ y_B / total
-    weights_AK = _penalised_solves((design_BK - mean_K) * root_B[:, None], (y_B - mean) * root_B, alphas)
+    """Slopes and intercept under each penalty; rows of X and y are centred and scaled by the root of their weight.
+
+    The slopes are (XᵀX + αI)⁻¹Xᵀy, or Xᵀ(XXᵀ + αI)⁻¹y where there are more columns than rows.
+    """
+    rows, columns = design_BK.shape
+    total, root_B = weights_B.sum(), weights_B.sqrt()
+    mean_K, mean = _weighted_sum(design_BK, weights_B) / total, weights_B @ y_B / total
+    y_B = (y_B - mean) * root_B
+    if columns > rows:
+        x_BK = (design_BK.double() - mean_K) * root_B[:, None]
+        weights_AK = _penalised_solves(x_BK @ x_BK.T, y_B, alphas) @ x_BK
+    else:
+        gram_KK, right_K = mean_K.new_zeros(columns, columns), torch.zeros_like(mean_K)
+        for piece in pieces(design_BK):
+            x_CK = (design_BK[piece].double() - mean_K).mul_(root_B[piece, None])
+            gram_KK.addmm_(x_CK.T, x_CK)
+            right_K.addmv_(x_CK.T, y_B[piece])
+        weights_AK = _penalised_solves(gram_KK, right_K, alphas)
     return weights_AK, mean - weights_AK @ mean_K
 
 
-def _penalised_solves(x_BK: Tensor, y_B: Tensor, alphas: Sequence[float]) -> Tensor:
-    """(XᵀX + αI)⁻¹Xᵀy, or Xᵀ(XXᵀ + αI)⁻¹y where there are more columns than rows, from one Gram matrix."""
-    rows, columns = x_BK.shape
-    is_dual = columns > rows
-    gram = x_BK @ x_BK.T if is_dual else x_BK.T @ x_BK
-    right = (y_B if is_dual else x_BK.T @ y_B)[:, None]
+def _weighted_sum(design_BK: Tensor, weights_B: Tensor) -> Tensor:
+    sum_K = torch.zeros_like(design_BK[0], dtype=torch.float64)
+    for piece in pieces(design_BK):
+        sum_K.addmv_(design_BK[piece].double().T, weights_B[piece])
+    return sum_K
+
+
+def _penalised_solves(gram: Tensor, right: Tensor, alphas: Sequence[float]) -> Tensor:
+    """(G + αI)⁻¹y under each penalty α; G's diagonal is left changed."""
     diagonal = gram.diagonal().clone()
     solutions: list[Tensor] = []
     for alpha in alphas:
         gram.diagonal().copy_(diagonal + alpha)
-        solutions.append(torch.cholesky_solve(right, torch.linalg.cholesky(gram))[:, 0])
-    solution_A = torch.stack(solutions)
-    return solution_A @ x_BK if is_dual else solution_A
+        solutions.append(torch.cholesky_solve(right[:, None], torch.linalg.cholesky(gram))[:, 0])
+    return torch.stack(solutions)

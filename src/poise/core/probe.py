@@ -103,7 +103,7 @@ class Probe:
         """The same from the prompt's state alone: a function of the prompt, and so a baseline for the row itself."""
         if self.prompt_head is None:
             return torch.full_like(features.prompt_BH[:, 0], torch.nan)
-        return _where_present(features, self.prompt_head.predict(self.prompt(features.prompt_BH).double()))
+        return _where_present(features, self.prompt_head.predict(self.prompt(features.prompt_BH)))
 
     def predict_all(self, features: Features) -> Float[Tensor, "B A"]:
         """Predictions under each penalty, by the head that takes siblings, or else the prompt's."""
@@ -111,12 +111,13 @@ class Probe:
             value_BA = self.head.predict_all(self.design(features))
         else:
             assert self.prompt_head is not None
-            value_BA = self.prompt_head.predict_all(self.prompt(features.prompt_BH).double())
+            value_BA = self.prompt_head.predict_all(self.prompt(features.prompt_BH))
         return torch.where(features.present_B[:, None], value_BA, torch.nan)
 
     def design(self, features: Features) -> Float[Tensor, "B K"]:
         """The probe's regressors: components of both blocks, scalars (absent = mean), and which ones were absent."""
-        return _joined(self.prompt(features.prompt_BH), self.reasoning(features.reasoning_BH), self.scalars(features))
+        blocks = self.prompt(features.prompt_BH), self.reasoning(features.reasoning_BH), self.scalars(features)
+        return torch.cat(blocks, dim=1)
 
 
 @dataclass(frozen=True)
@@ -183,11 +184,11 @@ def fit_probe(
     scalars = Scalars.fit(features, config.sibling_reward)
     head = prompt_head = None
     if targets_B is not None:
-        design_BK = _joined(prompt_BK, reasoning_BK, scalars(features))
+        design_BK = torch.cat((prompt_BK, reasoning_BK, scalars(features)), dim=1)
         head = _fit_head(design_BK, targets_B, weights_B, config, choice)
     if own_weights_B is not None:
         assert features.reward_B is not None
-        prompt_head = _fit_head(prompt_BK.double(), features.reward_B, own_weights_B, config, choice)
+        prompt_head = _fit_head(prompt_BK, features.reward_B, own_weights_B, config, choice)
     return Probe(prompt, reasoning, scalars, head, prompt_head)
 
 
@@ -200,10 +201,6 @@ def _fit_head(
     fit = fit_ridge if config.head == "ridge" else fit_logistic
     head = fit(design_BK, targets_B, config.alphas, low, high, relative_B)
     return replace(head, choice=config.first_choice if choice is None else choice)
-
-
-def _joined(*blocks: Tensor) -> Tensor:
-    return torch.cat([block.double() for block in blocks], dim=1)
 
 
 def _where_present(features: Features, values_B: Tensor) -> Tensor:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from poise.core.pieces import pieces
 
 # Up to this many rows or columns an exact eigendecomposition of the smaller Gram matrix costs less than 0.1 s.
 _EXACT_UP_TO = 512
 # Extra directions that make the subspace iteration converge on the wanted ones (Halko et al. 2011, section 4).
 _OVERSAMPLE = 8
 _COLD_ITERATIONS, _WARM_ITERATIONS = 4, 1
-# Rows of 2,560 numbers that stay in the cache between standardising and multiplying them (measured: twice as fast as
-# whole matrices, whose fresh memory costs more than the arithmetic).
-_CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def fit_projection(
     kept = min(components, rows - 1, width)
     chunks = partial(_standardised, states_BH, mean_H, scale_H)
     if min(rows, width) <= _EXACT_UP_TO:
-        projection = Projection(mean_H, scale_H, _exact_basis(torch.cat(list(chunks())), kept), kept)
+        projection = Projection(mean_H, scale_H, _exact_basis(chunks, kept, is_tall=rows >= width), kept)
         return projection, projection(states_BH)
     wanted = min(kept + _OVERSAMPLE, rows - 1, width)
     warm_HK = previous.basis_HK if previous is not None else None
@@ -71,20 +70,21 @@ def fit_projection(
 
 def _standardised(states_BH: Tensor, mean_H: Tensor, scale_H: Tensor) -> Iterator[Tensor]:
     inverse_H = 1 / scale_H
-    for chunk_CH in states_BH.split(_CHUNK_ROWS):
-        yield (chunk_CH.to(mean_H) - mean_H).mul_(inverse_H)
+    for piece in pieces(states_BH):
+        yield (states_BH[piece].to(mean_H) - mean_H).mul_(inverse_H)
 
 
-def _exact_basis(standard_BH: Tensor, kept: int) -> Tensor:
-    x_BH = standard_BH.double()
-    if len(x_BH) >= x_BH.shape[1]:
-        return torch.linalg.eigh(x_BH.T @ x_BH).eigenvectors.flip(1)[:, :kept].to(standard_BH)
+def _exact_basis(chunks: Callable[[], Iterator[Tensor]], kept: int, is_tall: bool) -> Tensor:
+    if is_tall:
+        gram_HH = reduce(torch.add, (chunk_CH.T @ chunk_CH for chunk_CH in map(torch.Tensor.double, chunks())))
+        return torch.linalg.eigh(gram_HH).eigenvectors.flip(1)[:, :kept].float()
+    x_BH = torch.cat(list(chunks())).double()
     values, left_BK = torch.linalg.eigh(x_BH @ x_BH.T)
     singular_K = values.flip(0)[:kept].clamp_min(0).sqrt()
     # A direction without variance has no principal axis: its column is zero instead of exploding.
     floor = 1e-6 * x_BH.norm() + 1e-12
     inverse_K = torch.where(singular_K > floor, 1 / singular_K, 0.0)
-    return (x_BH.T @ (left_BK.flip(1)[:, :kept] * inverse_K)).to(standard_BH)
+    return (x_BH.T @ (left_BK.flip(1)[:, :kept] * inverse_K)).float()
 
 
 def _iterate(chunks: Callable[[], Iterator[Tensor]], basis_HK: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ def _moments(states_BH: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column in fp32; a constant column gets scale 1, so it becomes zero."""
     mean_H = states_BH.mean(0, dtype=torch.float32)
     sum_H = torch.zeros_like(mean_H, dtype=torch.float64)
-    for chunk_CH in states_BH.split(_CHUNK_ROWS):
-        sum_H += (chunk_CH.to(mean_H) - mean_H).square_().sum(0)
+    for piece in pieces(states_BH):
+        sum_H += (states_BH[piece].to(mean_H) - mean_H).square_().sum(0)
     scale_H = (sum_H / len(states_BH)).sqrt().to(mean_H)
     return mean_H, torch.where(scale_H > 1e-6 * mean_H.abs() + 1e-12, scale_H, 1.0)

@@ -135,28 +135,32 @@ class Credit:
 
 @dataclass(frozen=True)
 class Grouping:
-    """Rows of B rollouts arranged as P prompts x G rollouts; short groups are padded."""
+    """Rows of B rollouts arranged as P prompts x G rollouts; short groups are padded.
 
-    row_PG: Int[Tensor, "P G"]
-    real_PG: Bool[Tensor, "P G"]
+    Args:
+        place_B: where each row stands among the P x G places.
+        shape: P, G.
+    """
+
+    place_B: Int[Tensor, " B"]
+    shape: tuple[int, int]
 
     @staticmethod
     def of(groups_B: Int[Tensor, " B"]) -> Grouping:
         """Group rows that share a number, keeping their order."""
         _, prompt_B = groups_B.unique(return_inverse=True)
-        order_B = prompt_B.argsort(stable=True)
-        sizes_P = prompt_B.bincount()
+        order_B, sizes_P = prompt_B.argsort(stable=True), prompt_B.bincount()
         first_P = sizes_P.cumsum(0) - sizes_P
-        column_1G = torch.arange(int(sizes_P.max()), device=groups_B.device)[None]
-        real_PG = column_1G < sizes_P[:, None]
-        return Grouping(order_B[torch.where(real_PG, first_P[:, None] + column_1G, 0)], real_PG)
+        rank_B = torch.empty_like(order_B)
+        rank_B[order_B] = torch.arange(len(order_B), device=order_B.device) - first_P[prompt_B[order_B]]
+        width = int(sizes_P.max())
+        return Grouping(prompt_B * width + rank_B, (len(sizes_P), width))
 
     def pack(self, values_B: Float[Tensor, " B"]) -> Float[Tensor, "P G"]:
         """NaN where a short group has no rollout."""
-        return torch.where(self.real_PG, values_B[self.row_PG], torch.nan)
+        values_N = values_B.new_full((self.shape[0] * self.shape[1],), torch.nan)
+        values_N[self.place_B] = values_B
+        return values_N.view(self.shape)
 
     def unpack(self, values_PG: Tensor) -> Tensor:
-        rows = int(self.real_PG.sum())
-        values_B = values_PG.new_empty(rows)
-        values_B[self.row_PG[self.real_PG]] = values_PG[self.real_PG]
-        return values_B
+        return values_PG.flatten()[self.place_B]
