@@ -71,6 +71,7 @@ def oracle(fit: Features, targets_B: Tensor, new: Features, components: tuple[in
         (20, 60, (6, 8)),  # more columns than rows: the wide Gram matrix
         (12, 40, (11, 11)),  # as many components as centred rows can have
         (200, 12, (12, None)),  # a full PCA rotates and drops nothing
+        (700, 200, (8, 9)),  # several pieces of rows
     ],
 )
 @pytest.mark.parametrize("alpha", [0.01, 100.0])
@@ -102,7 +103,8 @@ def weights_of(rows: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "components"), [(200, 12, (None, None)), (20, 60, (None, None)), (200, 12, (4, 5))]
+    ("rows", "width", "components"),
+    [(200, 12, (None, None)), (20, 60, (None, None)), (200, 12, (4, 5)), (700, 200, (None, None))],
 )
 def test_weighted_ridge_equals_scikit_learn(rows: int, width: int, components: tuple) -> None:
     fit, new = features_of(rows, width, width - 2), features_of(30, width, width - 2, seed=7)
@@ -441,6 +443,15 @@ def test_absent_rows_predict_nothing_and_touch_no_other(bad: float) -> None:
     assert predictions_B.isnan().tolist() == [False, False, False, True, False, False]
     others = torch.tensor([0, 1, 2, 4, 5])
     assert torch.equal(predictions_B[others], probe.predict(new)[others])
+
+
+@pytest.mark.parametrize("components", [4, None])
+def test_no_row_has_no_prediction(components: int | None) -> None:
+    config = ProbeConfig(prompt_components=components, reasoning_components=components, alpha=None)
+    probe = fit_probe(features_of(40), targets_of(features_of(40)), config)
+    nothing = features_of(6).select(slice(0, 0))
+    assert probe.predict(nothing).shape == (0,)
+    assert probe.predict_all(nothing).shape == (0, 5)
 
 
 def test_a_block_without_columns_is_allowed() -> None:

@@ -16,7 +16,7 @@ _LEAST_ROWS, _NUMBERS = 128, 2**16
 
 
 def pieces(rows_B: Tensor) -> Iterator[slice]:
-    """The rows of a tensor, a piece at a time.
+    """The rows of a tensor, a piece at a time; one empty piece where it has no row.
 
     >>> import torch
     >>> list(pieces(torch.empty(200, 2560)))
@@ -25,5 +25,5 @@ def pieces(rows_B: Tensor) -> Iterator[slice]:
     [slice(0, 682, None), slice(682, 1000, None)]
     """
     size = max(_LEAST_ROWS, _NUMBERS // max(1, math.prod(rows_B.shape[1:])))
-    for start in range(0, len(rows_B), size):
+    for start in range(0, max(1, len(rows_B)), size):
         yield slice(start, min(start + size, len(rows_B)))
