@@ -5,7 +5,7 @@ Padded and packed batches become the same thing here: positions on one flattened
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,6 +49,7 @@ class TokenLayout:
     response_start_B: Int[Tensor, " B"]
     width: int
     length: int = 0
+    _parts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def padded(
@@ -129,7 +130,14 @@ class TokenLayout:
         template opened it makes no difference. Without an end it is the whole response: the model does not mark its
         reasoning, or was cut in the middle of it; then there is no answer part. If the prompt itself ends with a
         closed reasoning (a template that turns thinking off), the whole response is the answer.
+
+        They are found once and kept: the window of states and the entropies ask for the same ones.
         """
+        if end_of_reasoning not in self._parts:
+            self._parts[end_of_reasoning] = self._found_parts(end_of_reasoning)
+        return self._parts[end_of_reasoning]
+
+    def _found_parts(self, end_of_reasoning: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         column_1C = torch.arange(self.response_ids_BC.shape[1], device=self.response_ids_BC.device)[None]
         end_B = first_end(self.response_ids_BC, self.response_mask_BC, end_of_reasoning)
         closed_B = _closed_in_prompt(self.prompt_ids_BP, self.prompt_mask_BP, end_of_reasoning)
@@ -192,7 +200,7 @@ def _occurrences(ids_BC: Tensor, mask_BC: Tensor, sequence: tuple[int, ...]) -> 
 
 
 def _closed_in_prompt(ids_BP: Tensor, mask_BP: Tensor, sequence: tuple[int, ...]) -> Tensor:
-    remaining_BP = mask_BP.flip(1).cumsum(1).flip(1) - mask_BP.int()
+    remaining_BP = mask_BP.sum(1, keepdim=True) - mask_BP.cumsum(1)
     return (_occurrences(ids_BP, mask_BP, sequence) & (remaining_BP <= _TOKENS_AFTER_CLOSED_REASONING)).any(1)
 
 
