@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo smollm2 test lint bench test-vllm test-verl test-older-transformers clean
+.PHONY: help venv demo smollm2 test lint bench test-vllm test-verl test-older-transformers test-gpu clean
 help:
 	@echo "make demo       train the bundled model with POISE on the CPU and write a report (5 minutes)"
 	@echo "make smollm2    a small pretrained model for recipes/smollm2-word-problems (0.5 GB)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-verl  the verl adapter and two training runs on Ray, in its own environment (5 to 10 minutes)"
 	@echo "make test-older-transformers  the TRL trainer beside the older transformers of that environment (5 minutes)"
 	@echo "make test-vllm  generation by vLLM inside the trainer and in evaluations, in its own environment"
+	@echo "make test-gpu   states, probe and learning on a CUDA device"
 	@echo "make bench      speed and memory of the probe and of a training step"
 	@echo "make lint       style and types"
 	@echo "make clean      remove the environments"
@@ -82,6 +83,9 @@ test-verl: $(VERL_VENV)/.installed
 # The same environment has the older transformers: the TRL trainer must work on both.
 test-older-transformers: $(VERL_VENV)/.installed
 	$(RUN) PYTHONPATH=$(VERL_VENV)/trl $(VERL_BIN)/pytest tests/trl -m "not slow"
+
+test-gpu: venv
+	$(RUN) $(BIN)/pytest tests/gpu
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(VERL_VENV)
