@@ -65,3 +65,10 @@ def test_a_finished_run_is_taken_at_its_end_and_an_unfinished_one_at_its_last_ch
     run.model.mkdir()
     (run.model / saved).write_text("{}")
     assert locate(str(run.path)) == str(run.model)
+
+
+@pytest.mark.parametrize("name", ["/no/such", "./none", "../none/model", "~/none", "runs/none/model"])
+def test_a_path_that_leads_nowhere_is_no_hub_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        locate(name)
+    assert locate("owner/name") == "owner/name"

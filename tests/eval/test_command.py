@@ -72,7 +72,7 @@ def test_a_retrained_model_in_the_same_folder_is_not_resumed(config, saved):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model": "/no/such/model"}, "cannot load the model '/no/such/model'"),
+        ({"model": "/no/such/model"}, "no model '/no/such/model': there is no such folder"),
         ({"task": "tinyy"}, "no task is called 'tinyy'"),
         ({"reward": ("nmber",), "size": 1}, "did you mean 'number'"),
         ({"task_options": ("prompt",)}, "option 'prompt' is not of the form name=value"),

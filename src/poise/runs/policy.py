@@ -37,7 +37,7 @@ def locate(name: str) -> str:
     """Folder or hub name of a model: "bundled", a run folder (its final model, else its last complete checkpoint), ...
 
     Raises:
-        ConfigError: a folder holds no model.
+        ConfigError: a folder holds no model, or a path that can be no hub name leads nowhere.
     """
     if name == "bundled":
         from poise.models import bundled
@@ -45,6 +45,8 @@ def locate(name: str) -> str:
         return str(bundled())
     path = Path(name)
     if not path.exists():
+        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+            raise ConfigError(f"no model {name!r}: there is no such folder")
         return name
     run = RunFolder(path)
     if run.exists:
