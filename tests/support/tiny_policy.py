@@ -114,7 +114,7 @@ def config(folder: Path, **settings: Any) -> PoiseConfig:
 
 
 def trainer(folder: Path, reward_funcs: Any = reward, **settings: Any) -> PoiseTrainer:
-    extra = {name: settings.pop(name) for name in ("peft_config", "callbacks") if name in settings}
+    extra = {name: settings.pop(name) for name in ("peft_config", "callbacks", "rollout_func") if name in settings}
     dataset = settings.pop("train_dataset", None) or prompts()
     policy = settings.pop("model", None) or model()
     return PoiseTrainer(

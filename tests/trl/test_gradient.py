@@ -88,7 +88,8 @@ def reference_gradient(
     batch, rewards_B = window["batch"], window["rewards_B"]
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    width, response_mask = batch["prompt_ids"].shape[1], batch["completion_mask"].float()
+    written = batch["completion_mask"] * batch.get("tool_mask", 1)
+    width, response_mask = batch["prompt_ids"].shape[1], written.float()
     policy.zero_grad()
     out = policy(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     log_p = out.logits[:, width - 1 : -1].log_softmax(-1)
@@ -98,8 +99,8 @@ def reference_gradient(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for i in range(len(ids)):
         prompt = mask[i, :width].nonzero().flatten()[-10:]
-        response = batch["completion_mask"][i].nonzero().flatten()
-        ends = (batch["completion_ids"][i] == end_token).nonzero().flatten()
+        response = written[i].nonzero().flatten()
+        ends = (written[i].bool() & (batch["completion_ids"][i] == end_token)).nonzero().flatten()
         reasoning = response[response <= ends[0]] if len(ends) else response
         answer = response[response > ends[0]] if len(ends) else response[:0]
         parts = [entropy[i, part].mean() for part in (response, reasoning, answer)]
@@ -136,9 +137,34 @@ def forward_calls(trainer: Any) -> list[int]:
     return calls
 
 
+def with_environment(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """Rollouts of 11 or 12 tokens, four of them another party's, elsewhere in each, an end of reasoning among them."""
+    responses, written = [], []
+    for place in range(len(prompts)):
+        length, start = 12 - place % 2, 3 + place % 3
+        response = torch.randint(6, 20, (length,))
+        response[start + 1] = 5
+        if place % 4 == 0:
+            response[10] = 5
+        responses.append(response.tolist())
+        written.append([1] * start + [0] * 4 + [1] * (length - start - 4))
+    ids = trainer.processing_class(prompts)["input_ids"]
+    return {"prompt_ids": ids, "completion_ids": responses, "logprobs": None, "env_mask": written}
+
+
+@pytest.mark.parametrize("layout", ["accumulation", "two windows a step", "forced extra", "two updates a batch"])
+def test_what_an_environment_writes_is_no_part_of_the_response(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of its states, nor of its entropies, nor of its score."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    test_gradient_is_the_policy_gradient(layout, tmp_path, rollout_func=with_environment)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path) -> None:
+def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path, **keywords: Any) -> None:
     settings, mode = LAYOUTS[layout]
+    settings = settings | keywords
     # One domain, so that one probe credits every row; without a learning rate every window sees the same policy.
     settings = {"learning_rate": 0.0, "max_grad_norm": 0.0, "max_steps": 6, "domain_column": "", **settings}
     settings |= {"probe_weights": "score", "probe_sibling_reward": True}  # everything that the probe can see

@@ -49,7 +49,9 @@ class TokenLayout:
     response_start_B: Int[Tensor, " B"]
     width: int
     length: int = 0
-    _parts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _parts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @staticmethod
     def padded(

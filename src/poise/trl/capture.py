@@ -12,11 +12,13 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOTrainer
 from trl.trainer.grpo_trainer import disable_gradient_checkpointing
 
@@ -52,7 +54,10 @@ class ForwardCapture:
         self.trainer = trainer
         self.mode: CaptureMode = choose_mode(trainer)
         self.states = StateCapture(trainer.model, trainer.args.state_spec(end_of_reasoning(trainer)))
+        # Of the rollouts generated last: 1 for each token of the policy, 0 for a tool's; None if all are the policy's.
+        self.written: list[list[int]] | None = None
         self._receive: Callable[[Captured], None] | None = None
+        self._row_B: Tensor | None = None
         self._tokens: tuple[TokenLayout, Tensor] | None = None
         self._seconds = 0.0
 
@@ -69,9 +74,13 @@ class ForwardCapture:
         }
 
     @contextmanager
-    def listening(self, receive: Callable[[Captured], None] | None) -> Iterator[None]:
-        """Hand the next call of `read` to `receive`, and no other: the reference model's comes right after it."""
-        self._receive = receive
+    def listening(self, receive: Callable[[Captured], None] | None, row_B: Tensor | None = None) -> Iterator[None]:
+        """Hand the next call of `read` to `receive`, and no other: the reference model's comes right after it.
+
+        Args:
+            row_B: which rows of the generated batch, over all processes, that call sees; all of this process if None.
+        """
+        self._receive, self._row_B = receive, row_B
         try:
             yield
         finally:
@@ -95,6 +104,8 @@ class ForwardCapture:
         layout = TokenLayout.padded(
             input_ids[:, prompt], attention_mask[:, prompt], input_ids[:, response], attention_mask[:, response]
         )
+        if self.written is not None:
+            layout = replace(layout, response_mask_BC=self._of_the_policy(self.written, layout.response_mask_BC))
         kwargs["compute_entropy"] = True
         with self.states.armed(layout) as states:
             result = forward(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
@@ -103,8 +114,15 @@ class ForwardCapture:
         self._tokens = (layout, nats_BT)
         entropy_B3 = layout.entropy_features(nats_BT.float(), self.states.spec.end_of_reasoning)
         features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3)
-        receive(Captured(features, self._squared_score(log_probs_BT, attention_mask[:, response])))
+        receive(Captured(features, self._squared_score(log_probs_BT, layout.response_mask_BC)))
         return result
+
+    def _of_the_policy(self, written: list[list[int]], mask_BT: Tensor) -> Tensor:
+        """The response without what tools and environments wrote: that is no part of it, as in verl."""
+        rows = range(len(written)) if self._row_B is None else (self._row_B % len(written)).tolist()
+        own_BT = pad_sequence([torch.tensor(written[row], dtype=torch.bool) for row in rows], batch_first=True)
+        own_BT = own_BT.to(mask_BT.device)
+        return mask_BT & pad(own_BT, (0, mask_BT.shape[1] - own_BT.shape[1]))
 
     def _squared_score(self, log_probs_BT: Tensor, mask_BT: Tensor) -> Tensor:
         weights_B = squared_score(log_probs_BT, mask_BT)

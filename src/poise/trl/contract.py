@@ -25,6 +25,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         "compute_entropy",
     ),
     "_get_train_sampler": ("dataset",),
+    "_generate": ("prompts",),
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
     "_prepare_inputs": ("generation_batch",),
@@ -50,6 +51,7 @@ MENTIONS: dict[str, tuple[str, ...]] = {
     ),
     "_get_train_sampler": ("RepeatSampler(", "seed=self.args.seed"),
     "_prepare_inputs": ("_buffered_inputs", "_step % generate_every", "split_tensor_dict", "shuffle_sequence_dict"),
+    "_generate": ("return prompt_ids, completion_ids, tool_mask, ",),
     "_generate_and_score_completions": (
         "gradient_accumulation_steps % generate_every != 0",
         "self._calculate_rewards(",

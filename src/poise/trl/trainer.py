@@ -116,6 +116,12 @@ class PoiseTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
         return SeededByEpoch(super()._get_train_sampler(dataset))
 
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        generated = super()._generate(*args, **kwargs)
+        if self.model.training:
+            self._capture.written = generated[2]  # TRL's tool mask
+        return generated
+
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # gathered over ranks, in sampler order
         self._rewards_B, clean_BF = total_rewards(rewards_BF, self.reward_weights)
@@ -196,7 +202,7 @@ class PoiseTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self.capture_mode != "train" or not self.model.training or inputs["poise_credited"]:
             return super()._compute_loss(model, inputs)
-        with self._capture.listening(partial(self._credit_micro_batch, inputs)):
+        with self._capture.listening(partial(self._credit_micro_batch, inputs), inputs["poise_row"]):
             loss = super()._compute_loss(model, inputs)
         if not inputs["poise_credited"]:
             raise CaptureError("TRL computed a loss without the forward pass that carries the internal states")
