@@ -50,9 +50,10 @@ def subject(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from poise.rewards import as_trl_reward, resolve
     from poise.tasks import load_task, reward_of
 
-    count, dtype = options.steps * options.rollouts, torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    count = options.steps * options.rollouts
     kind, _, shape = options.model.partition(":")
-    folder = options.model if Path(options.model).is_dir() else bundled()
+    folder = bundled() if kind in ("bundled", "random") else options.model
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if kind == "bundled":
         dataset, reward = load_task("tiny", "train", size=count, seed=0), as_trl_reward(resolve(reward_of("tiny")))
@@ -65,7 +66,7 @@ def subject(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
         size = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": intermediate}
         config = Qwen3Config(**size, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, vocab_size=151_936)
         torch.manual_seed(0)
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)

@@ -15,13 +15,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-import tiny_policy  # noqa: E402
-from poise.core import (  # noqa: E402
+import tiny_policy
+from poise.core import (
     EstimatorConfig,
     Features,
     ProbeConfig,
@@ -31,6 +26,11 @@ from poise.core import (  # noqa: E402
     TokenLayout,
     ValueEstimator,
 )
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 LAYERS, WIDTH, END = 8, 1024, 5
 
