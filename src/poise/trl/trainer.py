@@ -114,7 +114,7 @@ class PoiseTrainer(GRPOTrainer):
     # --- generate, verify ---------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
-        return SeededByEpoch(super()._get_train_sampler(dataset))
+        return SeededByEpoch(super()._get_train_sampler(dataset), begun=lambda: int(self.state.epoch or 0))
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         generated = super()._generate(*args, **kwargs)
