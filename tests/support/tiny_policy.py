@@ -114,7 +114,8 @@ def config(folder: Path, **settings: Any) -> PoiseConfig:
 
 
 def trainer(folder: Path, reward_funcs: Any = reward, **settings: Any) -> PoiseTrainer:
-    extra = {name: settings.pop(name) for name in ("peft_config", "callbacks", "rollout_func") if name in settings}
+    others = ("peft_config", "callbacks", "rollout_func", "environment_factory", "eval_dataset")
+    extra = {name: settings.pop(name) for name in others if name in settings}
     dataset = settings.pop("train_dataset", None) or prompts()
     policy = settings.pop("model", None) or model()
     return PoiseTrainer(
