@@ -16,7 +16,7 @@ from poise.trl import PoiseConfig, PoiseTrainer
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<think>", "</think>"]
 CHARACTERS = list("0123456789+-*=() abcdefghijklmnopqrstuvwxyz.,:?\n")
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ m.get('tool_calls', '') }}\n{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 

@@ -44,6 +44,8 @@ MENTIONS: dict[str, tuple[str, ...]] = {
         "self._metrics = ",
         "self._tokenizer = ",
         "self._is_vlm = ",
+        "self.reward_funcs = ",
+        "self.reward_func_names = ",
         "self.reward_weights = ",
         "self.num_iterations = ",
         "self.environment_factories = ",
@@ -83,7 +85,9 @@ def check() -> None:
         source = inspect.getsource(getattr(GRPOTrainer, name, GRPOTrainer))
         missing += [f"{mention!r} in GRPOTrainer.{name}" for mention in mentions if mention not in source]
     missing += [
-        name for name in ("split_tensor_dict", "disable_gradient_checkpointing") if not hasattr(grpo_trainer, name)
+        name
+        for name in ("split_tensor_dict", "disable_gradient_checkpointing", "get_callable_name", "is_async_callable")
+        if not hasattr(grpo_trainer, name)
     ]
     if missing:
         raise ConfigError(
