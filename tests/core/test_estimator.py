@@ -372,6 +372,16 @@ def test_cold_start_by_rows() -> None:
     assert shares == [0.0, 0.0, 0.0, 1.0]  # 8, 16, then 24 rows
 
 
+def test_a_full_buffer_is_enough_where_whole_groups_leave_a_gap() -> None:
+    """Groups of three never fill eight rows, nor do pairs beside a group that lost one."""
+    estimator = estimator_of(capacity=8, cold_start_rows=8)
+    for step in range(3):
+        assert not estimator.credit(batch_of(2, 3)).from_probe_B.any()
+        estimator.update(estimator.credit(batch_of(1, 3, seed=step)))
+    assert len(estimator.buffers[0]) == 6
+    assert estimator.credit(batch_of(2, 3)).from_probe_B.all()
+
+
 def test_cold_start_by_steps() -> None:
     estimator, shares = estimator_of(cold_start_rows=1, cold_start_steps=3), []
     for seed in range(5):
