@@ -51,10 +51,10 @@ class Record:
             return self
         known_BC = errors_BC.isfinite().double().cpu()
         errors_BC = errors_BC.double().cpu().nan_to_num(0.0) * known_BC
-        weights_1B = relative_weights(weights_B.cpu())[:, None]
+        weights_B1 = relative_weights(weights_B.cpu())[:, None]
         return Record(
-            DISCOUNT * self.sum_CC + errors_BC.T @ (weights_1B * errors_BC),
-            DISCOUNT * self.rows_CC + known_BC.T @ (weights_1B * known_BC),
+            DISCOUNT * self.sum_CC + errors_BC.T @ (weights_B1 * errors_BC),
+            DISCOUNT * self.rows_CC + known_BC.T @ (weights_B1 * known_BC),
         )
 
     @property
