@@ -255,6 +255,20 @@ def test_advantages_scale_with_the_rewards_and_ignore_their_offset(scale: float,
         moved.update(other)
 
 
+@pytest.mark.parametrize("baseline", ["probe", "auto"])
+@pytest.mark.parametrize("scale", [2.0**-27, 2.0**30])
+def test_rewards_of_any_size_are_credited_alike(baseline: str, scale: float) -> None:
+    """What the probe sees of a sibling's reward, and what a combination makes of errors, has no unit."""
+    plain, scaled = (estimator_of(baseline=baseline, probe=replace(PROBE, sibling_reward=True)) for _ in range(2))
+    for seed in range(4):
+        batch = batch_of(8, seed=seed)
+        credit = plain.credit(batch)
+        other = scaled.credit(replace(batch, rewards_B=scale * batch.rewards_B))
+        torch.testing.assert_close(other.advantages_B / scale, credit.advantages_B, atol=1e-5, rtol=1e-5)
+        plain.update(credit)
+        scaled.update(other)
+
+
 def test_the_probe_needs_features() -> None:
     batch = replace(batch_of(2), features=None)
     with pytest.raises(ConfigError, match="needs features"):
