@@ -109,6 +109,21 @@ def test_an_interrupted_trainer_resumes_where_it_is(layout: str, tmp_path: Path)
     assert_same(whole, interrupted)
 
 
+class SaveAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = control.should_save or state.global_step == self.step
+
+
+def test_a_save_within_a_window_waits_whoever_asks_for_it(tmp_path: Path) -> None:
+    trainer = tiny_policy.trainer(tmp_path, max_steps=6, num_iterations=2)
+    trainer.add_callback(SaveAt(3))
+    trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def test_the_best_model_is_one_that_was_saved(tmp_path: Path) -> None:
     """A save that is due within a window waits, and with it the evaluation that says which checkpoint is the best."""
 

@@ -86,7 +86,7 @@ class PoiseTrainer(GRPOTrainer):
             is_main=self.accelerator.is_main_process,
             broadcast=partial(broadcast, accelerator=self.accelerator),
         )
-        self.add_callback(WholeWindows(self))
+        self._windows = WholeWindows(self)
         self.token_sample: TokenSample | None = None  # set it to look at token entropies
         self.fresh_values: FreshSampler | None = None  # set it to compare baselines with fresh rollouts
         self.step_log = StepLog(self)
@@ -246,6 +246,10 @@ class PoiseTrainer(GRPOTrainer):
             )
 
     # --- checkpoint ---------------------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._windows.postpone(self.control)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
