@@ -23,9 +23,8 @@ class WholeWindows:
     def postpone(self, control: Any) -> None:
         """To be asked after every callback has said what it wants, whatever their order."""
         is_boundary = self._trainer._step % self._trainer.window == 0 or control.should_training_stop
-        for flag in (
-            ("should_save", "should_evaluate") if self._trainer.args.load_best_model_at_end else ("should_save",)
-        ):
+        judges = self._trainer.args.load_best_model_at_end
+        for flag in ("should_save", "should_evaluate") if judges else ("should_save",):
             is_due = self._is_due[flag] or getattr(control, flag)
             setattr(control, flag, is_due and is_boundary)
             self._is_due[flag] = is_due and not is_boundary
