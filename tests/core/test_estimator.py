@@ -255,6 +255,20 @@ def test_advantages_scale_with_the_rewards_and_ignore_their_offset(scale: float,
         moved.update(other)
 
 
+@pytest.mark.parametrize("baseline", ["probe", "auto"])
+@pytest.mark.parametrize("scale", [2.0**-27, 2.0**30])
+def test_rewards_of_any_size_are_credited_alike(baseline: str, scale: float) -> None:
+    """What the probe sees of a sibling's reward, and what a combination makes of errors, has no unit."""
+    plain, scaled = (estimator_of(baseline=baseline, probe=replace(PROBE, sibling_reward=True)) for _ in range(2))
+    for seed in range(4):
+        batch = batch_of(8, seed=seed)
+        credit = plain.credit(batch)
+        other = scaled.credit(replace(batch, rewards_B=scale * batch.rewards_B))
+        torch.testing.assert_close(other.advantages_B / scale, credit.advantages_B, atol=1e-5, rtol=1e-5)
+        plain.update(credit)
+        scaled.update(other)
+
+
 def test_the_probe_needs_features() -> None:
     batch = replace(batch_of(2), features=None)
     with pytest.raises(ConfigError, match="needs features"):
@@ -370,6 +384,16 @@ def test_cold_start_by_rows() -> None:
     for seed in range(4):
         shares.append(estimator.update(estimator.credit(batch_of(4, seed=seed)))["probe_share"])
     assert shares == [0.0, 0.0, 0.0, 1.0]  # 8, 16, then 24 rows
+
+
+def test_a_full_buffer_is_enough_where_whole_groups_leave_a_gap() -> None:
+    """Groups of three never fill eight rows, nor do pairs beside a group that lost one."""
+    estimator = estimator_of(capacity=8, cold_start_rows=8)
+    for step in range(3):
+        assert not estimator.credit(batch_of(2, 3)).from_probe_B.any()
+        estimator.update(estimator.credit(batch_of(1, 3, seed=step)))
+    assert len(estimator.buffers[0]) == 6
+    assert estimator.credit(batch_of(2, 3)).from_probe_B.all()
 
 
 def test_cold_start_by_steps() -> None:

@@ -16,7 +16,7 @@ from poise.trl import PoiseConfig, PoiseTrainer
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<think>", "</think>"]
 CHARACTERS = list("0123456789+-*=() abcdefghijklmnopqrstuvwxyz.,:?\n")
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ m.get('tool_calls', '') }}\n{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 
@@ -114,7 +114,8 @@ def config(folder: Path, **settings: Any) -> PoiseConfig:
 
 
 def trainer(folder: Path, reward_funcs: Any = reward, **settings: Any) -> PoiseTrainer:
-    extra = {name: settings.pop(name) for name in ("peft_config", "callbacks", "rollout_func") if name in settings}
+    others = ("peft_config", "callbacks", "rollout_func", "environment_factory", "eval_dataset")
+    extra = {name: settings.pop(name) for name in others if name in settings}
     dataset = settings.pop("train_dataset", None) or prompts()
     policy = settings.pop("model", None) or model()
     return PoiseTrainer(

@@ -32,8 +32,9 @@ if settings.get("fsdp"):
 
     accelerate.state.AcceleratorState.__init__ = choose_fsdp
 
-trainer = tiny_policy.trainer(folder, **settings)
-trainer.train()
+resume, prompts = settings.pop("resume", None), settings.pop("prompts", 256)
+trainer = tiny_policy.trainer(folder, train_dataset=tiny_policy.prompts(prompts), **settings)
+trainer.train(resume_from_checkpoint=resume)
 
 
 def digest(tensors: list[torch.Tensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 import tiny_policy
 from poise.errors import RewardError
-from poise.trl.guard import RewardGuard, total_rewards
+from poise.trl.guard import RewardGuard, mark_failed_models, total_rewards
 
 NAN, INF = float("nan"), float("inf")
 
@@ -56,19 +57,57 @@ def test_async_rewards_are_guarded_too() -> None:
         await asyncio.sleep(30)
         return [1.0]
 
-    async def fine(**columns: Any) -> list[float]:
-        return [1.0, NAN]
+    class Fine:
+        async def __call__(self, **columns: Any) -> list[float]:
+            return [1.0, NAN]
 
     columns = {"prompts": ["p"] * 2, "completions": ["c"] * 2}
     assert asyncio.run(RewardGuard(0.1).wrap(slow)(**columns)) == [INF, INF]
-    assert asyncio.run(RewardGuard(None).wrap(fine)(**columns)) == [1.0, INF]
+    for fine in (Fine(), functools.partial(Fine(), unused=0), Fine().__call__):
+        assert asyncio.run(RewardGuard(None).wrap(fine)(**columns)) == [1.0, INF]
 
 
-def test_names_survive_and_reward_models_pass() -> None:
-    guard, module = RewardGuard(None), nn.Linear(1, 1)
-    assert guard.wrap(tiny_policy.reward).__name__ == "reward"
-    assert guard.wrap(module) is module
-    assert guard.wrap("a/reward-model") == "a/reward-model"
+def test_names_and_the_callers_list_survive(tmp_path: Path) -> None:
+    functions = [tiny_policy.reward, functools.partial(sometimes_broken, unused=0)]
+    given = list(functions)
+    assert tiny_policy.trainer(tmp_path, functions).reward_func_names == ["reward", "sometimes_broken"]
+    assert functions == given
+
+
+def test_reward_models_pass_and_their_nan_is_a_failure() -> None:
+    """Of a function it says that it does not apply; a model applies to every rollout."""
+    module = nn.Linear(1, 1)
+    assert RewardGuard(None).wrap(module) is module
+    rewards_BF = torch.tensor([[1.0, NAN], [NAN, 1.0]])
+    marked_BF = mark_failed_models(rewards_BF, [module, tiny_policy.reward])
+    torch.testing.assert_close(marked_BF, torch.tensor([[1.0, NAN], [INF, 1.0]]), equal_nan=True)
+
+
+class Judge:
+    """An environment that rewards its rollouts itself, and cannot always say what they are worth."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        self.number = Judge.made
+        Judge.made += 1
+
+    def reset(self, **row: Any) -> None:
+        return None
+
+    def get_reward(self) -> float:
+        return NAN if self.number % 4 == 1 else 1.0
+
+
+def test_a_reward_of_the_environment_may_fail_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside another reward its NaN is not a zero either."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setattr(Judge, "made", 0)
+    prompts = tiny_policy.prompts(conversational=True)
+    trainer = tiny_policy.trainer(tmp_path, environment_factory=Judge, train_dataset=prompts)
+    trainer.train()
+    assert trainer._rewards_B.isnan().tolist() == [place % 4 == 1 for place in range(32)]
+    assert trainer.state.log_history[0]["poise/failed"] == 8.0
 
 
 def test_total_rewards_by_hand() -> None:

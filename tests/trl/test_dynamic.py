@@ -113,6 +113,14 @@ def test_after_the_last_round_training_goes_on_with_what_there_is(
     assert math.isfinite(logged(trainer)[0]["loss"])
 
 
+def test_an_evaluation_before_the_first_batch_is_no_part_of_it(tmp_path: Path) -> None:
+    trainer = tiny_policy.trainer(tmp_path, per_device_eval_batch_size=4, **DAPO)
+    trainer.evaluate(tiny_policy.prompts(4))
+    trainer.train()
+    assert logged(trainer)[0]["poise/sampling_rounds"] > 1
+    assert "weight" not in trainer._logs["extra"], "nothing is weighted without a probe"
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

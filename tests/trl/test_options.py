@@ -182,7 +182,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "enable_jit_checkpoint": ({"enable_jit_checkpoint": True}, "saves in the middle of a batch"),
     "save_strategy": (
         {"save_strategy": "best", "num_iterations": 2, "metric_for_best_model": "reward", "eval_strategy": "steps"},
-        "each generated batch is used for 2 updates, between which a run cannot be continued exactly",
+        "a generated batch is 2 micro-batches and an update 1, .* cannot be continued exactly",
+    ),
+    "save_strategy, updates that end within a batch": (
+        {
+            "save_strategy": "best",
+            "gradient_accumulation_steps": 3,
+            "steps_per_generation": 2,
+            "metric_for_best_model": "reward",
+            "eval_strategy": "steps",
+        },
+        "a generated batch is 2 micro-batches and an update 3, so that some updates end within a batch",
     ),
 }
 

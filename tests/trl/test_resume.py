@@ -82,6 +82,62 @@ def test_resumed_run_is_the_uninterrupted_one(layout: str, tmp_path: Path) -> No
     assert losses[0] == losses[1]
 
 
+class KillWithin(TrainerCallback):
+    """Ends the run once, after the first micro-batch of the update that follows a step."""
+
+    def __init__(self, step: int) -> None:
+        self.steps = {step}
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self.steps:
+            self.steps.clear()
+            raise KilledError
+
+
+@pytest.mark.parametrize("layout", ["train", "old, windows of two updates"])
+def test_an_interrupted_trainer_resumes_where_it_is(layout: str, tmp_path: Path) -> None:
+    """In a notebook the same object goes on: nothing of the window that it was in may leak into the first one."""
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, **LAYOUTS[layout]}
+    if layout.startswith("old"):
+        settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 4}
+    whole = tiny_policy.trainer(tmp_path / "whole", **settings)
+    whole.train()
+    interrupted = tiny_policy.trainer(tmp_path / "interrupted", callbacks=[KillWithin(6)], **settings)
+    with pytest.raises(KilledError):
+        interrupted.train()
+    interrupted.train(resume_from_checkpoint=str(tmp_path / "interrupted" / "checkpoint-4"))
+    assert_same(whole, interrupted)
+
+
+class SaveAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = control.should_save or state.global_step == self.step
+
+
+def test_a_save_within_a_window_waits_whoever_asks_for_it(tmp_path: Path) -> None:
+    trainer = tiny_policy.trainer(tmp_path, max_steps=6, num_iterations=2)
+    trainer.add_callback(SaveAt(3))
+    trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_the_best_model_is_one_that_was_saved(tmp_path: Path) -> None:
+    """A save that is due within a window waits, and with it the evaluation that says which checkpoint is the best."""
+
+    def falling(completions: list[Any], trainer_state: Any, **columns: Any) -> list[float]:
+        return [1 / (1 + trainer_state.global_step)] * len(completions)
+
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_reward", "greater_is_better": True}
+    every = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
+    layout = {"max_steps": 6, "num_iterations": 2, "per_device_eval_batch_size": 4}
+    trainer = tiny_policy.trainer(tmp_path, falling, eval_dataset=tiny_policy.prompts(4), **best, **every, **layout)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
+
+
 def test_a_checkpoint_holds_only_tensors_and_json(tmp_path: Path) -> None:
     trainer = tiny_policy.trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
     trainer.train()

@@ -17,7 +17,7 @@ from poise.errors import CaptureError, ConfigError, PoiseError
 from poise.trl import PoiseConfig, PoiseTrainer, contract
 
 # Private attributes that PoiseTrainer sets itself.
-OWN = {"_capture", "_guard", "_parts", "_failed_batches", "_rewards_B"}
+OWN = {"_capture", "_guard", "_windows", "_parts", "_failed_batches", "_rewards_B"}
 
 
 def test_published_defaults(tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_ranks_agree_without_a_probe(settings: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_an_epoch_resumed_midway_goes_on_with_its_own_prompts(tmp_path: Path) -> None:
+    """Three steps an epoch, saved after the fourth: what is left of the second epoch is what it had not drawn yet."""
+    settings = {"max_steps": 7, "per_device_train_batch_size": 8, "prompts": 24, "baseline": "leave-one-out"}
+    whole, _ = run(tmp_path / "whole", save_strategy="steps", save_steps=4, **settings)
+    resumed, _ = run(tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-4"), **settings)
+    assert [entry["loss"] for entry in resumed["log"]] == [entry["loss"] for entry in whole["log"]]
+    assert resumed["weights"] == whole["weights"]
+
+
+@pytest.mark.slow
 def test_dynamic_sampling_over_ranks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="dynamic_sampling=True runs in one process only"):
         run(tmp_path / "run", baseline="group-mean", dynamic_sampling=True, num_generations=4)

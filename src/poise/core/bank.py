@@ -93,7 +93,7 @@ class ProbeBank:
 
     def refit(self, grown: list[int], is_main: bool) -> None:
         """Refit the probes whose rows changed: each grown domain's own, and the shared one while it is needed."""
-        sizes = [len(buffer) for buffer in self.buffers.values()]
+        sizes = [buffer.filled for buffer in self.buffers.values()]
         needs_shared = bool(grown) and (len(sizes) == 1 or min(sizes) < self.own_rows)
         keys = ([SHARED] if needs_shared else []) + (grown if len(sizes) > 1 else [])
         for key in dict.fromkeys(keys):
@@ -101,7 +101,7 @@ class ProbeBank:
             if is_main:
                 # The layout that it has when loaded from disk: others multiply to the last bit differently.
                 self.probes[key] = map_tensors(self._fit(key, pairs), torch.Tensor.contiguous)
-            self.fitted_rows[key] = len(pairs)
+            self.fitted_rows[key] = sum(buffer.filled for buffer in self._buffers_of(key))
 
     def _fit(self, key: int, pairs: CrossedPairs) -> Probe:
         known_B = pairs.targets_B.isfinite()
@@ -118,9 +118,11 @@ class ProbeBank:
             choice=None if record is None else record.best(self.config.first_choice),
         )
 
+    def _buffers_of(self, key: int) -> list[RollingBuffer]:
+        return list(self.buffers.values()) if key == SHARED else [self.buffers[key]]
+
     def _pairs_of(self, key: int) -> CrossedPairs:
-        buffers = self.buffers.values() if key == SHARED else [self.buffers[key]]
-        parts = [buffer.pairs for buffer in buffers if buffer.pairs is not None]
+        parts = [buffer.pairs for buffer in self._buffers_of(key) if buffer.pairs is not None]
         return parts[0] if len(parts) == 1 else CrossedPairs.cat(parts)
 
     # --- state --------------------------------------------------------------------------------------------------

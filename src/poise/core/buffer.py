@@ -66,6 +66,12 @@ class RollingBuffer:
         return self._rows
 
     @property
+    def filled(self) -> int:
+        """Rows held; its capacity once groups had to go, since whole ones seldom fill it to the last row."""
+        has_evicted = self._storage is not None and int(self._storage.groups_B[0]) > 0
+        return max(self._rows, self.capacity) if has_evicted else self._rows
+
+    @property
     def pairs(self) -> CrossedPairs | None:
         """The rows held, oldest first; None as long as there are none."""
         return None if self._storage is None else self._storage.select(slice(0, self._rows))

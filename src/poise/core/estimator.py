@@ -114,7 +114,7 @@ class ValueEstimator:
 
     @property
     def fitted_rows(self) -> dict[int, int]:
-        """How many rows each probe was fitted on."""
+        """How many rows each probe was fitted on; a buffer that had to evict counts as full."""
         return self.bank.fitted_rows
 
     @property

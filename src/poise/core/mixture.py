@@ -51,10 +51,10 @@ class Record:
             return self
         known_BC = errors_BC.isfinite().double().cpu()
         errors_BC = errors_BC.double().cpu().nan_to_num(0.0) * known_BC
-        weights_1B = relative_weights(weights_B.cpu())[:, None]
+        weights_B1 = relative_weights(weights_B.cpu())[:, None]
         return Record(
-            DISCOUNT * self.sum_CC + errors_BC.T @ (weights_1B * errors_BC),
-            DISCOUNT * self.rows_CC + known_BC.T @ (weights_1B * known_BC),
+            DISCOUNT * self.sum_CC + errors_BC.T @ (weights_B1 * errors_BC),
+            DISCOUNT * self.rows_CC + known_BC.T @ (weights_B1 * known_BC),
         )
 
     @property
@@ -89,7 +89,7 @@ def simplex_minimum(moments_CC: Float[Tensor, "C C"], allowed_C: Bool[Tensor, " 
     [0.75, 0.25]
     """
     scale = float(moments_CC.diagonal()[allowed_C].mean())
-    moments_CC = moments_CC.double() + max(_JITTER * scale, 1e-12) * torch.eye(len(moments_CC), dtype=torch.float64)
+    moments_CC = moments_CC.double() + (_JITTER * scale or 1.0) * torch.eye(len(moments_CC), dtype=torch.float64)
     choices = allowed_C.nonzero()[:, 0].tolist()
     best_C, least = torch.zeros(len(moments_CC), dtype=torch.float64), float("inf")
     for size in range(1, len(choices) + 1):

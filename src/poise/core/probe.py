@@ -15,7 +15,7 @@ from torch import Tensor
 from poise.core.features import Features
 from poise.core.heads import Head, fit_logistic, fit_ridge
 from poise.core.limits import interval, one_of, positive, whole
-from poise.core.projection import Projection, fit_projection
+from poise.core.projection import Projection, fit_projection, usable_scale
 from poise.core.scores import relative_weights
 from poise.errors import ConfigError
 
@@ -141,7 +141,7 @@ class Scalars:
         count_S = known_BS.sum(0).clamp_min(1)
         mean_S = torch.where(known_BS, scalars_BS, 0.0).sum(0) / count_S
         variance_S = torch.where(known_BS, scalars_BS - mean_S, 0.0).square().sum(0) / count_S
-        return Scalars(mean_S, torch.where(variance_S > 1e-12, variance_S.sqrt(), 1.0), with_reward)
+        return Scalars(mean_S, usable_scale(variance_S.sqrt(), mean_S), with_reward)
 
 
 def fit_probe(

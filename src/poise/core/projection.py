@@ -104,11 +104,15 @@ def _random_basis(width: int, wanted: int) -> Tensor:
     return torch.randn(width, wanted, generator=torch.Generator().manual_seed(0))
 
 
+def usable_scale(deviation: Tensor, mean: Tensor) -> Tensor:
+    """What to divide columns by: 1 where one is constant but for rounding, so that it becomes zero."""
+    return torch.where(deviation > 1e-6 * mean.abs() + 1e-12, deviation, 1.0)
+
+
 def _moments(states_BH: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column in fp32; a constant column gets scale 1, so it becomes zero."""
+    """Mean and scale of each column in fp32."""
     mean_H = states_BH.mean(0, dtype=torch.float32)
     sum_H = torch.zeros_like(mean_H, dtype=torch.float64)
     for piece in pieces(states_BH):
         sum_H += (states_BH[piece].to(mean_H) - mean_H).square_().sum(0)
-    scale_H = (sum_H / len(states_BH)).sqrt().to(mean_H)
-    return mean_H, torch.where(scale_H > 1e-6 * mean_H.abs() + 1e-12, scale_H, 1.0)
+    return mean_H, usable_scale((sum_H / len(states_BH)).sqrt().to(mean_H), mean_H)

@@ -60,9 +60,7 @@ def keep_groups_together(chunks: list[dict[str, Any]], group_size: int) -> list[
         for name, value in chunks[0].items()
     }
     order_B = _whole_groups(batch["poise_row"], group_size)
-    dealt = {
-        name: value[order_B] if isinstance(value, Tensor) and value.ndim else value for name, value in batch.items()
-    }
+    dealt = {name: value[order_B] if _is_per_row(value) else value for name, value in batch.items()}
     return [chunk | {"poise_credited": False} for chunk in split_tensor_dict(dealt, len(chunks))]
 
 

@@ -48,13 +48,14 @@ def save_into(folder: Path, trainer: Any) -> None:
 
 
 def load_from(folder: Path, trainer: Any) -> None:
-    """Continue from `save_into`.
+    """Continue from `save_into`, at the start of a window, wherever in one this trainer was interrupted before.
 
     Raises:
         StateMismatchError: it was written under another layer, pooling, feature set or configuration.
     """
     state = load_state(folder / STATE_FILE)
     trainer.estimator.load_state_dict(state, trainer.accelerator.device)
+    trainer._step, trainer._buffered_inputs, trainer._parts = 0, None, []
     counters = state["meta"]["trainer"]
     trainer.step_log.sampled_rollouts = counters["sampled_rollouts"]
     if trainer.dynamic is not None:

@@ -31,6 +31,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_prepare_inputs": ("generation_batch",),
     "_compute_loss": ("model", "inputs"),
     "training_step": ("model", "inputs", "num_items_in_batch"),
+    "_maybe_log_save_evaluate": (),
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "_get_output_dir": ("trial",),
@@ -44,6 +45,8 @@ MENTIONS: dict[str, tuple[str, ...]] = {
         "self._metrics = ",
         "self._tokenizer = ",
         "self._is_vlm = ",
+        "self.reward_funcs = ",
+        "self.reward_func_names = ",
         "self.reward_weights = ",
         "self.num_iterations = ",
         "self.environment_factories = ",
@@ -83,7 +86,9 @@ def check() -> None:
         source = inspect.getsource(getattr(GRPOTrainer, name, GRPOTrainer))
         missing += [f"{mention!r} in GRPOTrainer.{name}" for mention in mentions if mention not in source]
     missing += [
-        name for name in ("split_tensor_dict", "disable_gradient_checkpointing") if not hasattr(grpo_trainer, name)
+        name
+        for name in ("split_tensor_dict", "disable_gradient_checkpointing", "get_callable_name", "is_async_callable")
+        if not hasattr(grpo_trainer, name)
     ]
     if missing:
         raise ConfigError(

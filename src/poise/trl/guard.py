@@ -7,15 +7,15 @@ exception, a time-out - is a failure and travels through TRL's reward matrix as 
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from trl.trainer.grpo_trainer import get_callable_name, is_async_callable
 
 from poise.errors import RewardError
 
@@ -36,12 +36,10 @@ class RewardGuard:
         self.last_failure = "every reward was NaN or None"
 
     def wrap(self, reward_func: Any) -> Any:
-        """The guarded form of a reward function; model paths and reward models pass as they are."""
-        if isinstance(reward_func, str | nn.Module) or not callable(reward_func):
+        """The guarded form of a reward function; a reward model passes as it is."""
+        if isinstance(reward_func, nn.Module):
             return reward_func
-        call = self._guard_async(reward_func) if inspect.iscoroutinefunction(reward_func) else self._guard(reward_func)
-        call.__name__ = _name_of(reward_func)  # TRL logs rewards under it
-        return call
+        return self._guard_async(reward_func) if is_async_callable(reward_func) else self._guard(reward_func)
 
     def _guard(self, reward_func: Callable[..., Any]) -> Any:
         def guarded(**columns: Any) -> list[float | None]:
@@ -67,11 +65,17 @@ class RewardGuard:
         return guarded
 
     def _failed(self, reward_func: Callable[..., Any], error: BaseException, count: int) -> list[float | None]:
-        name = _name_of(reward_func)
+        name = get_callable_name(reward_func)
         reason = str(error) or type(error).__name__
         self.last_failure = f"{name} raised {type(error).__name__}: {reason}"
         logger.warning("reward failed for %d rollouts, which leave the update: %s", count, self.last_failure)
         return [FAILED] * count
+
+
+def mark_failed_models(rewards_BF: Tensor, reward_funcs: Sequence[Any]) -> Tensor:
+    """A reward model applies to every rollout: where it says NaN, it failed."""
+    is_model_F = torch.tensor([isinstance(function, nn.Module) for function in reward_funcs], device=rewards_BF.device)
+    return torch.where(is_model_F & rewards_BF.isnan(), FAILED, rewards_BF)
 
 
 def total_rewards(rewards_BF: Tensor, weights_F: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,21 +96,16 @@ def total_rewards(rewards_BF: Tensor, weights_F: Tensor) -> tuple[Tensor, Tensor
 
 def _checked(reward_func: Callable[..., Any], rewards: Any, count: int) -> list[float | None]:
     """One number or None for each rollout; a function that returns anything else is wrong, not a judge that failed."""
+    name = get_callable_name(reward_func)
     try:
         values = [None if reward is None else float(reward) for reward in rewards]
     except (TypeError, ValueError):
         raise RewardError(
-            f"{_name_of(reward_func)} must return a list with one number or None per rollout, got {rewards!r:.80}"
+            f"{name} must return a list with one number or None per rollout, got {rewards!r:.80}"
         ) from None
     if len(values) != count:
-        raise RewardError(
-            f"{_name_of(reward_func)} returned {len(values)} rewards for {count} rollouts; it must return one each"
-        )
+        raise RewardError(f"{name} returned {len(values)} rewards for {count} rollouts; it must return one each")
     return [value if value is None or math.isfinite(value) else FAILED for value in values]
-
-
-def _name_of(reward_func: Callable[..., Any]) -> str:
-    return getattr(reward_func, "__name__", type(reward_func).__name__)
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

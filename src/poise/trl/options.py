@@ -71,11 +71,12 @@ def _refuse_saves_within_windows(config: Any) -> None:
             "enable_jit_checkpoint=True saves in the middle of a batch, where a run cannot be continued exactly; "
             "use save_steps: whatever was done after the last checkpoint is done again, bit for bit"
         )
-    updates = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
-    if config.save_strategy == "best" and updates > 1:
+    window = config.steps_per_generation * config.num_iterations
+    if config.save_strategy == "best" and config.gradient_accumulation_steps % window:
         raise ConfigError(
-            f"save_strategy='best' saves whenever an evaluation says so, but each generated batch is used for "
-            f"{updates:g} updates, between which a run cannot be continued exactly; use save_strategy='steps'"
+            "save_strategy='best' saves whenever an evaluation says so, but a generated batch is "
+            f"{window} micro-batches and an update {config.gradient_accumulation_steps}, so that some updates end "
+            "within a batch, from where a run cannot be continued exactly; use save_strategy='steps'"
         )
 
 

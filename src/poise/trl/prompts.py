@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,17 +17,23 @@ class SeededByEpoch(Sampler[int]):
 
     TRL's own draws every epoch from one generator, which a resumed run starts again: its later epochs then differ from
     those of the uninterrupted run. The first epoch is the same.
+
+    Args:
+        sampler: TRL's.
+        begun: the epoch that the run is in, by its own count.
     """
 
-    def __init__(self, sampler: Any) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: Any, begun: Callable[[], int]) -> None:
+        self.sampler, self.begun = sampler, begun
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, the one it resumes in included."""
-        if self.sampler.shuffle:
-            self.sampler.generator.manual_seed(self.sampler.seed + epoch)
+        """Called by the trainer before each epoch. On several ranks it does not get here in an epoch resumed midway."""
+        self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(self.sampler.seed + max(self._epoch, self.begun()))
         return iter(self.sampler)
 
     def __len__(self) -> int:

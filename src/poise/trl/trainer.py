@@ -27,7 +27,7 @@ from poise.trl.config import PoiseConfig
 from poise.trl.critic import CriticLearner
 from poise.trl.dynamic import DynamicSampling
 from poise.trl.fresh import FreshSampler
-from poise.trl.guard import RewardGuard, total_rewards
+from poise.trl.guard import RewardGuard, mark_failed_models, total_rewards
 from poise.trl.options import refuse_wrong_columns
 from poise.trl.prompts import SeededByEpoch, prompt_ids
 from poise.trl.step_log import StepLog
@@ -73,11 +73,10 @@ class PoiseTrainer(GRPOTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PoiseConfig(f"{Path(name or 'model').name}-POISE")
         args = PoiseConfig.adopt(args)
-        self._guard = RewardGuard(args.reward_timeout)
-        if reward_funcs is not None:
-            functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-            reward_funcs = [self._guard.wrap(function) for function in functions]
+        reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list) else reward_funcs  # TRL adds to the list
         super().__init__(model, reward_funcs, args, *positional, **keywords)
+        self._guard = RewardGuard(args.reward_timeout)
+        self.reward_funcs = [self._guard.wrap(function) for function in self.reward_funcs]
         refuse_wrong_columns(args, self.train_dataset, self.environment_factories is not None)
 
         self._capture = ForwardCapture(self)
@@ -87,7 +86,7 @@ class PoiseTrainer(GRPOTrainer):
             is_main=self.accelerator.is_main_process,
             broadcast=partial(broadcast, accelerator=self.accelerator),
         )
-        self.add_callback(WholeWindows(self))
+        self._windows = WholeWindows(self)
         self.token_sample: TokenSample | None = None  # set it to look at token entropies
         self.fresh_values: FreshSampler | None = None  # set it to compare baselines with fresh rollouts
         self.step_log = StepLog(self)
@@ -114,7 +113,7 @@ class PoiseTrainer(GRPOTrainer):
     # --- generate, verify ---------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Any = None) -> SeededByEpoch:
-        return SeededByEpoch(super()._get_train_sampler(dataset))
+        return SeededByEpoch(super()._get_train_sampler(dataset), begun=lambda: int(self.state.epoch or 0))
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         generated = super()._generate(*args, **kwargs)
@@ -124,6 +123,7 @@ class PoiseTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards_BF = super()._calculate_rewards(*args, **kwargs)  # gathered over ranks, in sampler order
+        rewards_BF = mark_failed_models(rewards_BF, self.reward_funcs)
         self._rewards_B, clean_BF = total_rewards(rewards_BF, self.reward_weights)
         self.step_log.sampled_rollouts += len(rewards_BF) if self.model.training else 0
         return clean_BF
@@ -246,6 +246,10 @@ class PoiseTrainer(GRPOTrainer):
             )
 
     # --- checkpoint ---------------------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._windows.postpone(self.control)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
