@@ -46,13 +46,15 @@ class ProbeBank:
         """
         values_B = torch.full_like(domains_B, torch.nan, dtype=torch.float32)
         prompt_B = values_B.clone()
-        for domain in domains_B.unique().tolist():
+        domains = domains_B.unique().tolist()
+        for domain in domains:
             probe = self._fitted(domain, self.own_rows) or self._fitted(SHARED, least_rows)
             if probe is not None:
-                rows = (domains_B == domain).nonzero()[:, 0]
+                rows = (domains_B == domain).nonzero()[:, 0] if len(domains) > 1 else slice(None)
                 chosen = features.select(rows)
                 values_B[rows] = probe.predict(chosen).to(values_B)
-                prompt_B[rows] = probe.predict_prompt(chosen).to(values_B)
+                if self.with_prompt:
+                    prompt_B[rows] = probe.predict_prompt(chosen).to(values_B)
         return values_B, prompt_B
 
     def _fitted(self, key: int, least_rows: int) -> Probe | None:
@@ -79,15 +81,15 @@ class ProbeBank:
         """Add the usable rollouts to their domains' buffers; returns the domains that grew."""
         assert credit.features is not None
         usable_B = credit.features.present_B & credit.rewards_B.isfinite()
-        if bool(credit.targets_B.isfinite().any()) or not self.with_prompt:
+        if not self.with_prompt or bool(credit.targets_B.isfinite().any()):
             usable_B &= credit.targets_B.isfinite()  # otherwise none has a sibling, and the prompts' head learns alone
         grown: list[int] = []
         for domain in credit.domains_B[usable_B].unique().tolist():
-            rows_B = usable_B & (credit.domains_B == domain)
+            rows = (usable_B & (credit.domains_B == domain)).nonzero()[:, 0]
             pairs = CrossedPairs(
                 credit.features, credit.targets_B, credit.target_weights_B, credit.weights_B, credit.groups_B
             )
-            self.buffers.setdefault(domain, RollingBuffer(self.capacity)).append(pairs.select(rows_B))
+            self.buffers.setdefault(domain, RollingBuffer(self.capacity)).append(pairs.select(rows))
             grown.append(domain)
         return grown
 
@@ -104,16 +106,16 @@ class ProbeBank:
             self.fitted_rows[key] = sum(buffer.filled for buffer in self._buffers_of(key))
 
     def _fit(self, key: int, pairs: CrossedPairs) -> Probe:
-        known_B = pairs.targets_B.isfinite()
-        if bool(known_B.any()) and not bool(known_B.all()):  # a run that went from single rollouts to groups
+        known_B, record = pairs.targets_B.isfinite(), self.records.get(key)
+        crossed = bool(known_B.any())
+        if crossed and not bool(known_B.all()):  # a run that went from single rollouts to groups
             pairs = pairs.select(known_B)
-        is_weighted, record = self.config.weights == "score", self.records.get(key)
         return fit_probe(
             pairs.features,
-            pairs.targets_B if bool(known_B.any()) else None,
+            pairs.targets_B if crossed else None,
             self.config,
             self.probes.get(key),
-            pairs.target_weights_B if is_weighted and bool(known_B.any()) else None,
+            pairs.target_weights_B if crossed and self.config.weights == "score" else None,
             own_weights_B=pairs.weights_B if self.with_prompt else None,
             choice=None if record is None else record.best(self.config.first_choice),
         )

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 BaselineName = Literal[
     "probe", "prompt-probe", "auto", "leave-one-out", "shrinkage", "tracker", "critic", "group-mean", "none"
@@ -25,8 +26,8 @@ Baseline = Callable[[Float[Tensor, "P G"], Float[Tensor, "P G"]], Float[Tensor, 
 
 
 def mean_of_others(
-    values_PG: Float[Tensor, "P G"], weights_PG: Float[Tensor, "P G"] | None = None
-) -> Float[Tensor, "P G"]:
+    values_PG: Float[Tensor, "*many P G"], weights_PG: Float[Tensor, "*many P G"] | None = None
+) -> Float[Tensor, "*many P G"]:
     """Mean over the siblings j != i that have a value, weighted if weights are given; NaN where there is none.
 
     >>> mean_of_others(torch.tensor([[1.0, 0.0, torch.nan]])).tolist()
@@ -39,10 +40,8 @@ def mean_of_others(
     """
     share_PG = torch.ones_like(values_PG) if weights_PG is None else weights_PG.to(values_PG)
     share_PG = torch.where(values_PG.isnan(), 0.0, share_PG)
-    others_GG = 1 - torch.eye(values_PG.shape[1], dtype=values_PG.dtype, device=values_PG.device)
-    sum_PG = (values_PG.nan_to_num(0.0) * share_PG) @ others_GG
-    total_PG = share_PG @ others_GG
-    return sum_PG / _known(total_PG)
+    others_GG = values_PG.new_ones(values_PG.shape[-1], values_PG.shape[-1]).fill_diagonal_(0.0)
+    return (values_PG.nan_to_num(0.0) * share_PG) @ others_GG / (share_PG @ others_GG)
 
 
 def cross_rollout(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
@@ -174,16 +173,15 @@ def other_prompts(
     """
     share_PG = torch.ones_like(rewards_PG) if weights_PG is None else weights_PG.to(rewards_PG)
     share_PG = torch.where(rewards_PG.isnan(), 0.0, share_PG)
-    sum_P = (rewards_PG.nan_to_num(0.0) * share_PG).sum(1)
-    mean_P = _sum_of_others(sum_P) / _known(_sum_of_others(share_PG.sum(1)))
-    return mean_P[:, None].expand_as(rewards_PG)
+    sums_2P = torch.stack([rewards_PG.nan_to_num(0.0) * share_PG, share_PG]).sum(2)
+    sum_P, total_P = _sum_of_others(sums_2P)
+    return (sum_P / total_P)[:, None].expand_as(rewards_PG)
 
 
 def _sum_of_others(values_P: Tensor) -> Tensor:
     """Sum before plus sum after each element, which itself never enters, not even in rounding."""
-    zero = values_P.new_zeros(1)
-    before_P = torch.cat([zero, values_P[:-1]]).cumsum(0)
-    after_P = torch.cat([values_P[1:], zero]).flip(0).cumsum(0).flip(0)
+    before_P = pad(values_P, (1, -1)).cumsum(-1)
+    after_P = pad(values_P, (-1, 1)).flip(-1).cumsum(-1).flip(-1)
     return before_P + after_P
 
 

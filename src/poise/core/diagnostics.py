@@ -52,7 +52,7 @@ def prediction_metrics(
         1 - _ratio(mse, variance),
         1 - _ratio(_covariance(error_B, error_B, share_B), variance),
     )
-    return {prefix + name: float(value) for name, value in zip(names, values, strict=True)}
+    return {prefix + name: value for name, value in zip(names, torch.stack(values).tolist(), strict=True)}
 
 
 def _covariance(x_B: Tensor, y_B: Tensor, share_B: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def calibration(
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return numerator / denominator if float(denominator) > 1e-12 else torch.tensor(math.nan, dtype=torch.float64)
+    return numerator / denominator if float(denominator) > 1e-12 else numerator * math.nan
 
 
 def credit_metrics(credit: Credit) -> dict[str, float]:

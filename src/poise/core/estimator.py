@@ -136,15 +136,14 @@ class ValueEstimator:
         """
         self._refuse_incomplete(rollouts)
         began = time.perf_counter()
-        rewards_B = rollouts.rewards_B.float()
-        rewards_B = torch.where(rewards_B.isfinite(), rewards_B, torch.nan)
+        rewards_B = rollouts.rewards_B.float().nan_to_num(torch.nan, torch.nan, torch.nan)
         domains_B = rollouts.domains_B if rollouts.domains_B is not None else torch.zeros_like(rollouts.groups_B)
         weights_B = self._weights_of(rollouts)
         features = replace(rollouts.features, reward_B=rewards_B) if rollouts.features is not None else None
         predictions_B, prompt_B = self._predictions(rollouts, features, domains_B)
         grouping = Grouping.of(rollouts.groups_B)
-        rewards_PG, weights_PG = grouping.pack(rewards_B), grouping.pack(weights_B)
-        predictions_PG, prompt_PG = grouping.pack(predictions_B), grouping.pack(prompt_B)
+        known_4B = torch.stack([rewards_B, weights_B, predictions_B, prompt_B])
+        rewards_PG, weights_PG, predictions_PG, prompt_PG = grouping.pack(known_4B)
         candidates_BC = None
         if self.config.baseline == "auto":
             offered = self._candidates(rewards_PG, weights_PG, predictions_PG, prompt_PG)
@@ -152,9 +151,12 @@ class ValueEstimator:
             chosen_PG = grouping.pack(combine(candidates_BC, self.mixture.weights_for(domains_B)))
         else:
             chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
-        baselines_PG = bl.first_known(chosen_PG, bl.mean_of_others(rewards_PG), bl.other_prompts(rewards_PG))
         verified_PG = torch.where(rewards_PG.isnan(), torch.nan, weights_PG)
-        baselines_B = grouping.unpack(baselines_PG)
+        siblings_PG, target_weights_PG = bl.mean_of_others(torch.stack([rewards_PG, verified_PG]))
+        baselines_PG = bl.first_known(chosen_PG, siblings_PG, bl.other_prompts(rewards_PG))
+        targets_PG = bl.mean_of_others(rewards_PG, weights_PG)
+        found_4PG = torch.stack([chosen_PG, baselines_PG, targets_PG, target_weights_PG])
+        chosen_B, baselines_B, targets_B, target_weights_B = grouping.unpack(found_4PG)
         self._predict_seconds += time.perf_counter() - began
         return Credit(
             rewards_B=rewards_B,
@@ -163,10 +165,10 @@ class ValueEstimator:
             predictions_B=predictions_B,
             baselines_B=baselines_B,
             advantages_B=(rewards_B - baselines_B).nan_to_num(0.0),
-            targets_B=grouping.unpack(bl.mean_of_others(rewards_PG, weights_PG)),
-            target_weights_B=grouping.unpack(bl.mean_of_others(verified_PG)),
+            targets_B=targets_B,
+            target_weights_B=target_weights_B,
             weights_B=weights_B,
-            from_probe_B=grouping.unpack(~chosen_PG.isnan()) & self._reads_states,
+            from_probe_B=~chosen_B.isnan() & self._reads_states,
             features=features,
             version=self.version,
             prompts_B=rollouts.prompts_B,

@@ -162,26 +162,25 @@ def _weighted_ridge(
     """
     rows, columns = design_BK.shape
     total, root_B = weights_B.sum(), weights_B.sqrt()
-    mean_K, mean = _weighted_sum(design_BK, weights_B) / total, weights_B @ y_B / total
+    mean = weights_B @ y_B / total
     y_B = (y_B - mean) * root_B
     if columns > rows:
-        x_BK = (design_BK.double() - mean_K) * root_B[:, None]
+        x_BK = design_BK.double()
+        mean_K = weights_B @ x_BK / total
+        x_BK = (x_BK - mean_K) * root_B[:, None]
         weights_AK = _penalised_solves(x_BK @ x_BK.T, y_B, alphas) @ x_BK
     else:
-        gram_KK, right_K = mean_K.new_zeros(columns, columns), torch.zeros_like(mean_K)
+        # The regressors are standardised, so centring after the sums loses no digits.
+        of_2B = torch.stack([root_B, y_B])
+        gram_KK, sums_2K = y_B.new_zeros(columns, columns), y_B.new_zeros(2, columns)
         for piece in pieces(design_BK):
-            x_CK = (design_BK[piece].double() - mean_K).mul_(root_B[piece, None])
+            x_CK = design_BK[piece].double().mul_(root_B[piece, None])
             gram_KK.addmm_(x_CK.T, x_CK)
-            right_K.addmv_(x_CK.T, y_B[piece])
-        weights_AK = _penalised_solves(gram_KK, right_K, alphas)
+            sums_2K.addmm_(of_2B[:, piece], x_CK)
+        mean_K = sums_2K[0] / total
+        gram_KK.addr_(mean_K, sums_2K[0], alpha=-1)
+        weights_AK = _penalised_solves(gram_KK, sums_2K[1], alphas)
     return weights_AK, mean - weights_AK @ mean_K
-
-
-def _weighted_sum(design_BK: Tensor, weights_B: Tensor) -> Tensor:
-    sum_K = torch.zeros_like(design_BK[0], dtype=torch.float64)
-    for piece in pieces(design_BK):
-        sum_K.addmv_(design_BK[piece].double().T, weights_B[piece])
-    return sum_K
 
 
 def _penalised_solves(gram: Tensor, right: Tensor, alphas: Sequence[float]) -> Tensor:

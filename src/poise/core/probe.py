@@ -5,6 +5,7 @@ Fitting is a pure function of (features, targets, config, previous probe); a fit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -130,9 +131,8 @@ class Scalars:
 
     def __call__(self, features: Features) -> Float[Tensor, "B S2"]:
         scalars_BS = features.scalars(self.with_reward).to(self.mean_S)
-        absent_BS = ~scalars_BS.isfinite()
-        standard_BS = (scalars_BS - self.mean_S) / self.scale_S
-        return torch.cat([torch.where(absent_BS, 0.0, standard_BS), absent_BS.to(self.mean_S)], dim=1)
+        standard_BS = ((scalars_BS - self.mean_S) / self.scale_S).nan_to_num(0.0, 0.0, 0.0)
+        return torch.cat([standard_BS, (~scalars_BS.isfinite()).to(self.mean_S)], dim=1)
 
     @staticmethod
     def fit(features: Features, with_reward: bool) -> Scalars:
@@ -168,15 +168,9 @@ def fit_probe(
     Raises:
         ConfigError: no row, or a row without features or target.
     """
-    if (
-        len(features) == 0
-        or not bool(features.present_B.all())
-        or not all(
-            bool(values_B.isfinite().all())
-            for values_B in (targets_B, weights_B, own_weights_B)
-            if values_B is not None
-        )
-    ):
+    columns = [values_B for values_B in (targets_B, weights_B, own_weights_B) if values_B is not None]
+    is_known = all(math.isfinite(values_B.sum(dtype=torch.float64)) for values_B in columns)
+    if len(features) == 0 or not is_known or not bool(features.present_B.all()):
         raise ConfigError(f"the probe needs at least one row, all finite; got {len(features)} rows")
     previous_of = (previous.prompt, previous.reasoning) if previous is not None else (None, None)
     prompt, prompt_BK = fit_projection(features.prompt_BH, config.prompt_components, previous_of[0])

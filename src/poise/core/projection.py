@@ -5,7 +5,7 @@ Everything runs through a few rows at a time, so no second tensor of the buffer'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 
@@ -49,15 +49,21 @@ def fit_projection(
     Returns:
         the projection, and the rows it was fitted on projected.
     """
-    mean_H, scale_H = _moments(states_BH)
     rows, width = states_BH.shape
-    if components is None:
-        projection = Projection(mean_H, scale_H, None, width)
+    mean_H = states_BH.mean(0, dtype=torch.float32)
+    kept = width if components is None else min(components, rows - 1, width)
+    if components is not None and width <= min(rows, _EXACT_UP_TO):
+        # One pass for scales and axes alike; sums over more than a piece are float64.
+        gram_HH = _sum((chunk_CH.T @ chunk_CH).double() for chunk_CH in _centred(states_BH, mean_H))
+        scale_H = usable_scale((gram_HH.diagonal() / rows).sqrt().to(mean_H), mean_H)
+        vectors_HH = torch.linalg.eigh(gram_HH / scale_H.outer(scale_H)).eigenvectors
+        projection = Projection(mean_H, scale_H, vectors_HH.flip(1)[:, :kept].float(), kept)
         return projection, projection(states_BH)
-    kept = min(components, rows - 1, width)
+    squares_H = _sum(chunk_CH.square_().sum(0).double() for chunk_CH in _centred(states_BH, mean_H))
+    scale_H = usable_scale((squares_H / rows).sqrt().to(mean_H), mean_H)
     chunks = partial(_standardised, states_BH, mean_H, scale_H)
-    if min(rows, width) <= _EXACT_UP_TO:
-        projection = Projection(mean_H, scale_H, _exact_basis(chunks, kept, is_tall=rows >= width), kept)
+    if components is None or rows <= _EXACT_UP_TO:
+        projection = Projection(mean_H, scale_H, None if components is None else _wide_basis(chunks(), kept), kept)
         return projection, projection(states_BH)
     wanted = min(kept + _OVERSAMPLE, rows - 1, width)
     warm_HK = previous.basis_HK if previous is not None else None
@@ -68,17 +74,22 @@ def fit_projection(
     return Projection(mean_H, scale_H, basis_HK, kept), scores_BK[:, :kept]
 
 
+def _centred(states_BH: Tensor, mean_H: Tensor) -> Iterator[Tensor]:
+    for piece in pieces(states_BH):
+        yield states_BH[piece].to(mean_H) - mean_H
+
+
 def _standardised(states_BH: Tensor, mean_H: Tensor, scale_H: Tensor) -> Iterator[Tensor]:
     inverse_H = 1 / scale_H
-    for piece in pieces(states_BH):
-        yield (states_BH[piece].to(mean_H) - mean_H).mul_(inverse_H)
+    return (chunk_CH.mul_(inverse_H) for chunk_CH in _centred(states_BH, mean_H))
 
 
-def _exact_basis(chunks: Callable[[], Iterator[Tensor]], kept: int, is_tall: bool) -> Tensor:
-    if is_tall:
-        gram_HH = reduce(torch.add, (chunk_CH.T @ chunk_CH for chunk_CH in map(torch.Tensor.double, chunks())))
-        return torch.linalg.eigh(gram_HH).eigenvectors.flip(1)[:, :kept].float()
-    x_BH = torch.cat(list(chunks())).double()
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
+
+
+def _wide_basis(chunks: Iterable[Tensor], kept: int) -> Tensor:
+    x_BH = torch.cat(list(chunks)).double()
     values, left_BK = torch.linalg.eigh(x_BH @ x_BH.T)
     singular_K = values.flip(0)[:kept].clamp_min(0).sqrt()
     # A direction without variance has no principal axis: its column is zero instead of exploding.
@@ -107,12 +118,3 @@ def _random_basis(width: int, wanted: int) -> Tensor:
 def usable_scale(deviation: Tensor, mean: Tensor) -> Tensor:
     """What to divide columns by: 1 where one is constant but for rounding, so that it becomes zero."""
     return torch.where(deviation > 1e-6 * mean.abs() + 1e-12, deviation, 1.0)
-
-
-def _moments(states_BH: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale of each column in fp32."""
-    mean_H = states_BH.mean(0, dtype=torch.float32)
-    sum_H = torch.zeros_like(mean_H, dtype=torch.float64)
-    for piece in pieces(states_BH):
-        sum_H += (states_BH[piece].to(mean_H) - mean_H).square_().sum(0)
-    return mean_H, usable_scale((sum_H / len(states_BH)).sqrt().to(mean_H), mean_H)

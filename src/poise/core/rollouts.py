@@ -112,7 +112,7 @@ class Credit:
     @property
     def used_B(self) -> Bool[Tensor, " B"]:
         """Which rollouts take part in the update: those with a reward and a baseline."""
-        return self.rewards_B.isfinite() & self.baselines_B.isfinite()
+        return (self.rewards_B - self.baselines_B).isfinite()
 
     def __len__(self) -> int:
         return len(self.rewards_B)
@@ -156,11 +156,11 @@ class Grouping:
         width = int(sizes_P.max())
         return Grouping(prompt_B * width + rank_B, (len(sizes_P), width))
 
-    def pack(self, values_B: Float[Tensor, " B"]) -> Float[Tensor, "P G"]:
+    def pack(self, values_B: Float[Tensor, "*many B"]) -> Float[Tensor, "*many P G"]:
         """NaN where a short group has no rollout."""
-        values_N = values_B.new_full((self.shape[0] * self.shape[1],), torch.nan)
-        values_N[self.place_B] = values_B
-        return values_N.view(self.shape)
+        values_PG = values_B.new_full((*values_B.shape[:-1], *self.shape), torch.nan)
+        values_PG.flatten(-2)[..., self.place_B] = values_B
+        return values_PG
 
-    def unpack(self, values_PG: Tensor) -> Tensor:
-        return values_PG.flatten()[self.place_B]
+    def unpack(self, values_PG: Float[Tensor, "*many P G"]) -> Float[Tensor, "*many B"]:
+        return values_PG.flatten(-2)[..., self.place_B]

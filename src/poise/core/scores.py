@@ -49,7 +49,7 @@ def relative_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 def known_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Finite weights: one that is missing or negative becomes zero. Row by row, so that none depends on another."""
-    return torch.where(weights_B.isfinite() & (weights_B > 0), weights_B, 0.0)
+    return weights_B.nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0)
 
 
 def effective_rows(weights_B: Float[Tensor, " B"]) -> float:

@@ -205,5 +205,4 @@ class _Pooling:
         sum_BH = torch.cat(self.sums)
         if self.reduce is not None:
             sum_BH = self.reduce(sum_BH)
-        count_B = self.window.valid_BN.sum(1).to(sum_BH)
-        return sum_BH / torch.where(count_B > 0, count_B, torch.nan)[:, None]
+        return sum_BH / self.window.valid_BN.sum(1, keepdim=True)

@@ -159,9 +159,8 @@ class TokenLayout:
         Returns:
             One row per rollout, NaN where a part has no token: absent is not the same as zero.
         """
-        reasoning_BC, answer_BC = self.parts(end_of_reasoning)
-        means = [_masked_mean(entropy_BC.float(), mask) for mask in (self.response_mask_BC, reasoning_BC, answer_BC)]
-        return torch.stack(means, dim=1)
+        mask_B3C = torch.stack([self.response_mask_BC, *self.parts(end_of_reasoning)], dim=1)
+        return torch.where(mask_B3C, entropy_BC.float()[:, None], 0.0).sum(2) / mask_B3C.sum(2)
 
 
 def first_end(ids_BC: Int[Tensor, "B C"], mask_BC: Bool[Tensor, "B C"], sequence: tuple[int, ...]) -> Int[Tensor, " B"]:
@@ -210,9 +209,3 @@ def _last(mask_BC: Tensor, start_B: Tensor, n: int) -> Window:
     column_1C = torch.arange(mask_BC.shape[1], device=mask_BC.device)[None]
     last_BN = torch.where(mask_BC, column_1C, -1).topk(min(n, mask_BC.shape[1]), dim=1).values
     return Window(start_B[:, None] + last_BN.clamp_min(0), last_BN >= 0)
-
-
-def _masked_mean(values_BC: Tensor, mask_BC: Tensor) -> Tensor:
-    count_B = mask_BC.sum(1).to(values_BC)
-    sum_B = torch.where(mask_BC, values_BC, 0.0).sum(1)
-    return sum_B / torch.where(count_B > 0, count_B, torch.nan)
