@@ -174,7 +174,7 @@ def _weighted_ridge(
         of_2B = torch.stack([root_B, y_B])
         gram_KK, sums_2K = y_B.new_zeros(columns, columns), y_B.new_zeros(2, columns)
         for piece in pieces(design_BK):
-            x_CK = design_BK[piece].double().mul_(root_B[piece, None])
+            x_CK = design_BK[piece] * root_B[piece, None]  # float64, as the weights are
             gram_KK.addmm_(x_CK.T, x_CK)
             sums_2K.addmm_(of_2B[:, piece], x_CK)
         mean_K = sums_2K[0] / total
