@@ -128,6 +128,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.changed, self.turn = threading.Condition(), ""
+        self.drawn: dict[str, Any] = {}
 
     def start(self, name: str, function: Callable[[], None]) -> None:
         """Start the function and run it to its first `give_back`."""
@@ -138,31 +139,30 @@ class Turns:
                 function()
             except BaseException:
                 traceback.print_exc()
-                os._exit(1)  # the other threads would wait for ever
+                os._exit(1)  # the others would wait for ever
             self.give("")
 
         threading.Thread(target=run, name=name).start()
         self.go_on(name)
 
     def go_on(self, name: str) -> None:
-        """Let it run until it gives the turn back."""
+        """Let it run until it gives the turn back, or ends."""
+        import torch
+
+        if name in self.drawn:
+            random.setstate(self.drawn[name][0])
+            np.random.set_state(self.drawn[name][1])
+            torch.set_rng_state(self.drawn[name][2])
+            torch.cuda.set_rng_state_all(self.drawn[name][3])
         self.give(name)
         self.wait_for("")
+        on_gpu = torch.cuda.get_rng_state_all()
+        self.drawn[name] = random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpu
 
     def give_back(self, name: str) -> None:
         """Called by its function: pause it until it is to go on."""
-        import torch
-
-        on_gpu = torch.cuda.is_available()
-        drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        drawn_on_gpu = torch.cuda.get_rng_state() if on_gpu else None
         self.give("")
         self.wait_for(name)
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
-        torch.set_rng_state(drawn[2])
-        if on_gpu:
-            torch.cuda.set_rng_state(drawn_on_gpu)
 
     def give(self, name: str) -> None:
         with self.changed:
@@ -264,8 +264,11 @@ def main() -> None:
     medians = {kind: {name: statistics.median(found[name]) for name in METHODS} for kind, found in steps.items()}
     table: dict[str, dict[str, Any]] = {}
     for kind in ("wall", "processor"):
-        middle, low, high = ratio(list(zip(*(steps[kind][name] for name in METHODS), strict=True)))
-        table[f"step, {kind} s"] = {**medians[kind], "ratio": middle, "low": low, "high": high}
+        pairs = list(zip(*(steps[kind][name] for name in METHODS), strict=True))
+        middle, low, high = ratio(pairs)
+        size = len(pairs) // options.rounds
+        each = [ratio(pairs[start : start + size])[0] for start in range(0, len(pairs), size)]
+        table[f"step, {kind} s"] = {**medians[kind], "ratio": middle, "low": low, "high": high, "each": each}
     # What the trainer's own clocks account for, and the ratio that this alone would make.
     more = medians["own"]["probe"] - medians["own"]["leave-one-out"]
     table["of it, own clocks"] = {**medians["own"], "ratio": 1 + more / medians["wall"]["leave-one-out"]}
@@ -277,6 +280,7 @@ def main() -> None:
     print(f"{'medians':<20}{'leave-one-out':>15}{'POISE':>12}{'ratio':>10}   95% interval")
     for name, row in table.items():
         interval = f"   [{row['low']:.3f}, {row['high']:.3f}]" if "low" in row else ""
+        interval += "   each round: " + " ".join(f"{middle:.3f}" for middle in row["each"]) if "each" in row else ""
         print(f"{name:<20}{row['leave-one-out']:>15.3f}{row['probe']:>12.3f}{row['ratio']:>10.3f}{interval}")
     if options.json:
         chosen = {key: value for key, value in vars(options).items() if key not in ("json", "child")}
