@@ -1,12 +1,14 @@
 """POISE against leave-one-out in the same trainer: step time and peak memory at identical rollouts.
 
-    python benchmarks/trainer.py [--rounds 2] [--steps 20] [--rollouts 256]
+    python benchmarks/trainer.py [--rounds 4] [--steps 28] [--rollouts 256]
     python benchmarks/trainer.py --model random:1.7b --tokens 128     # on a GPU: bfloat16, SDPA attention
 
 Both train the same model on the same prompts with the same seed and learning rate zero, so they sample the same
-rollouts token by token and differ only in capture, prediction and refit. Each is a process of its own, and the two take
-turns step by step, the order changing every step: on a shared machine both see the same load, and the ratio of a step's
-two times says more than either. The table gives the median of those ratios with a bootstrap interval.
+rollouts token by token and differ only in capture, prediction and refit. For times, both trainers live in one process
+and take turns step by step, the order changing every step: they see the same load and the same memory layout, and the
+ratio of a step's two times says more than either. (Of two processes, one is 2% faster than the other by chance.) The
+table gives the median of those ratios, over the steps that begin with a full buffer, with a bootstrap interval. Peak
+memory is that of a process of its own for each.
 
 The model is the bundled one on its own task, a folder, or random weights in a published Qwen3 shape: those have no
 answers to give, so their prompts are lines of words and their reward is a coin that the text decides.
@@ -23,14 +25,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 METHODS = ("leave-one-out", "probe")
+CAPACITY = 4096  # rows of the probe's buffer, PoiseConfig's default
 # Layers, hidden size, intermediate size, heads of the published models; 8 key-value heads and 151,936 tokens each.
 QWEN3 = {"0.6b": (28, 1024, 3072, 16), "1.7b": (28, 2048, 6144, 16), "4b": (36, 2560, 9728, 32)}
 
@@ -73,102 +80,157 @@ def subject(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     return model, tokenizer, dataset, reward
 
 
-def child(options: argparse.Namespace) -> None:
-    """One method's process: a line for each step, then one with its rewards and peak memory."""
+def make_trainer(options: argparse.Namespace, baseline: str, folder: str, *callbacks: Any) -> Any:
+    """A trainer of one method, silent, that writes nothing."""
     import torch
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback
 
     from poise.trl import PoiseConfig, PoiseTrainer
 
-    torch.set_num_threads(1)
     gpu = torch.cuda.is_available()
-    wait = torch.cuda.synchronize if gpu else lambda: None
+    model, tokenizer, dataset, reward = subject(options)
+    config = PoiseConfig(
+        output_dir=folder,
+        baseline=baseline,
+        learning_rate=0.0,
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=options.rollouts // options.micro_batch,
+        max_steps=options.steps,
+        max_completion_length=options.tokens,
+        buffer_capacity=CAPACITY,
+        use_cpu=not gpu,
+        bf16=gpu,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = PoiseTrainer(model, reward, config, dataset, processing_class=tokenizer, callbacks=[*callbacks])
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
-    class Turns(TrainerCallback):
-        """Waits for a word before each step, and answers with what the step took."""
+
+def peak(options: argparse.Namespace) -> None:
+    """One method's process: prints its peak memory."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        make_trainer(options, options.child, folder).train()
+    on_cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else on_cpu))
+
+
+class Turns:
+    """Runs functions in threads of their own, only one of them at any time, each with its own random numbers."""
+
+    def __init__(self) -> None:
+        self.changed, self.turn = threading.Condition(), ""
+        self.drawn: dict[str, Any] = {}
+
+    def start(self, name: str, function: Callable[[], None]) -> None:
+        """Start the function and run it to its first `give_back`."""
+
+        def run() -> None:
+            self.wait_for(name)
+            try:
+                function()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)  # the others would wait for ever
+            self.give("")
+
+        threading.Thread(target=run, name=name).start()
+        self.go_on(name)
+
+    def go_on(self, name: str) -> None:
+        """Let it run until it gives the turn back, or ends."""
+        import torch
+
+        if name in self.drawn:
+            random.setstate(self.drawn[name][0])
+            np.random.set_state(self.drawn[name][1])
+            torch.set_rng_state(self.drawn[name][2])
+            torch.cuda.set_rng_state_all(self.drawn[name][3])
+        self.give(name)
+        self.wait_for("")
+        on_gpu = torch.cuda.get_rng_state_all()
+        self.drawn[name] = random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpu
+
+    def give_back(self, name: str) -> None:
+        """Called by its function: pause it until it is to go on."""
+        self.give("")
+        self.wait_for(name)
+
+    def give(self, name: str) -> None:
+        with self.changed:
+            self.turn = name
+            self.changed.notify_all()
+
+    def wait_for(self, name: str) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.turn == name)
+
+
+def times(options: argparse.Namespace) -> None:
+    """Both methods in one process: prints the seconds of every step of each."""
+    import torch
+    from transformers import TrainerCallback
+
+    torch.set_num_threads(1)
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    turns = Turns()
+    found: dict[str, list[dict[str, float]]] = {baseline: [] for baseline in METHODS}
+
+    class Timed(TrainerCallback):
+        """Pauses before every step, which it times from there to where the next one could begin."""
+
+        def __init__(self, baseline: str) -> None:
+            self.baseline = baseline
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            sys.stdin.readline()
-            self.began = time.perf_counter(), time.process_time()
+            turns.give_back(self.baseline)
 
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            wait()
-            wall, processor = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
-            print(json.dumps({"wall": wall, "processor": processor}), flush=True)
+        on_train_end = on_step_begin
 
-    model, tokenizer, dataset, reward = subject(options)
-    with tempfile.TemporaryDirectory() as folder:
-        config = PoiseConfig(
-            output_dir=folder,
-            baseline=options.child,
-            learning_rate=0.0,
-            per_device_train_batch_size=options.micro_batch,
-            gradient_accumulation_steps=options.rollouts // options.micro_batch,
-            max_steps=options.steps,
-            max_completion_length=options.tokens,
-            use_cpu=not gpu,
-            bf16=gpu,
-            gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
-        trainer = PoiseTrainer(model, reward, config, dataset, processing_class=tokenizer, callbacks=[Turns()])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
-    rewards = [entry["reward"] for entry in steps]
-    own = [sum(entry.get(f"poise/{part}_seconds", 0.0) for part in ("capture", "predict", "fit")) for entry in steps]
-    if gpu:
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mib": peak, "rewards": rewards, "own": own}), flush=True)
+    def train(baseline: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(options, baseline, folder, Timed(baseline))
+            trainer.train()
+        steps = [entry for entry in trainer.state.log_history if "reward" in entry]
+        for step, entry in zip(found[baseline], steps, strict=True):
+            parts = ("capture", "predict", "fit")
+            step |= {"reward": entry["reward"], "own": sum(entry.get(f"poise/{part}_seconds", 0.0) for part in parts)}
 
-
-def play(options: argparse.Namespace) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
-    """One round: both processes side by side, step by step in turns.
-
-    Returns:
-        each one's seconds of every step, the last of them by the run's own clocks, and its peak memory (MiB).
-    """
-    names = ("model", "steps", "rollouts", "micro_batch", "tokens")
-    size = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    processes = {
-        baseline: subprocess.Popen(
-            [sys.executable, __file__, "--child", baseline, *size],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for baseline in METHODS
-    }
-    times: dict[str, list[dict[str, float]]] = {baseline: [] for baseline in METHODS}
+    for baseline in METHODS:
+        turns.start(baseline, partial(train, baseline))
     for step in range(options.steps):
         for baseline in METHODS if step % 2 else reversed(METHODS):
-            processes[baseline].stdin.write("go\n")
-            processes[baseline].stdin.flush()
-            times[baseline].append(answer(processes[baseline]))
-        said = ", ".join(f"{baseline} {times[baseline][-1]['wall']:.3f} s" for baseline in METHODS)
+            began = time.perf_counter(), time.process_time()
+            turns.go_on(baseline)
+            wait()
+            taken = {"wall": time.perf_counter() - began[0], "processor": time.process_time() - began[1]}
+            found[baseline].append(taken)
+        said = ", ".join(f"{baseline} {found[baseline][-1]['wall']:.3f} s" for baseline in METHODS)
         print(f"step {step + 1} of {options.steps}: {said}", file=sys.stderr, flush=True)
-    ends = {baseline: answer(process) for baseline, process in processes.items()}
-    assert ends["probe"]["rewards"] == ends["leave-one-out"]["rewards"], "the two did not see the same rollouts"
-    for baseline, end in ends.items():
-        for taken, own in zip(times[baseline], end["own"], strict=True):
-            taken["own"] = own
-    return times, {baseline: end["peak_mib"] for baseline, end in ends.items()}
+    for baseline in METHODS:
+        turns.go_on(baseline)
+    rewards = [[step["reward"] for step in found[baseline]] for baseline in METHODS]
+    assert rewards[0] == rewards[1], "the two did not see the same rollouts"
+    print(json.dumps(found))
 
 
-def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The next line of figures from a child, whatever its libraries print in between."""
-    for line in process.stdout:
-        if line.startswith("{") and line.rstrip().endswith("}") and '"' in line:
-            return json.loads(line)
-    raise SystemExit(f"a benchmark process ended early with status {process.wait()}")
+def in_process(options: argparse.Namespace, child: str) -> Any:
+    """What a process of its own prints last, as JSON."""
+    names = ("model", "steps", "rollouts", "micro_batch", "tokens")
+    size = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+    # One arena: threads would otherwise have memory of their own, by other rules than the main one's.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, __file__, "--child", child, *size]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def ratio(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
@@ -181,8 +243,8 @@ def ratio(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--rollouts", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=100, help="length limit of a completion")
@@ -191,23 +253,26 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options)
+        times(options) if options.child == "both" else peak(options)
         return
-    rounds = [play(options) for _ in range(options.rounds)]
-    half = options.steps // 2  # the first half fills the buffer and warms caches
+    rounds = [in_process(options, "both") for _ in range(options.rounds)]
+    filling = min(CAPACITY // options.rollouts, options.steps // 2)
     steps = {
-        kind: {name: [step[kind] for times, _ in rounds for step in times[name][half:]] for name in METHODS}
+        kind: {name: [step[kind] for found in rounds for step in found[name][filling:]] for name in METHODS}
         for kind in ("wall", "processor", "own")
     }
     medians = {kind: {name: statistics.median(found[name]) for name in METHODS} for kind, found in steps.items()}
     table: dict[str, dict[str, Any]] = {}
     for kind in ("wall", "processor"):
-        middle, low, high = ratio(list(zip(*(steps[kind][name] for name in METHODS), strict=True)))
-        table[f"step, {kind} s"] = {**medians[kind], "ratio": middle, "low": low, "high": high}
+        pairs = list(zip(*(steps[kind][name] for name in METHODS), strict=True))
+        middle, low, high = ratio(pairs)
+        size = len(pairs) // options.rounds
+        each = [ratio(pairs[start : start + size])[0] for start in range(0, len(pairs), size)]
+        table[f"step, {kind} s"] = {**medians[kind], "ratio": middle, "low": low, "high": high, "each": each}
     # What the trainer's own clocks account for, and the ratio that this alone would make.
     more = medians["own"]["probe"] - medians["own"]["leave-one-out"]
     table["of it, own clocks"] = {**medians["own"], "ratio": 1 + more / medians["wall"]["leave-one-out"]}
-    peaks = {name: statistics.median(peak[name] for _, peak in rounds) for name in METHODS}
+    peaks = {name: statistics.median(in_process(options, name) for _ in range(options.rounds)) for name in METHODS}
     table["peak memory, MiB"] = {**peaks, "ratio": peaks["probe"] / peaks["leave-one-out"]}
     print(
         f"{options.model}: {options.rounds} rounds of {options.steps} steps of {options.rollouts} rollouts, one thread"
@@ -215,10 +280,11 @@ def main() -> None:
     print(f"{'medians':<20}{'leave-one-out':>15}{'POISE':>12}{'ratio':>10}   95% interval")
     for name, row in table.items():
         interval = f"   [{row['low']:.3f}, {row['high']:.3f}]" if "low" in row else ""
+        interval += "   each round: " + " ".join(f"{middle:.3f}" for middle in row["each"]) if "each" in row else ""
         print(f"{name:<20}{row['leave-one-out']:>15.3f}{row['probe']:>12.3f}{row['ratio']:>10.3f}{interval}")
     if options.json:
         chosen = {key: value for key, value in vars(options).items() if key not in ("json", "child")}
-        options.json.write_text(json.dumps({"options": chosen, "table": table}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"options": chosen, "table": table, "rounds": rounds}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
