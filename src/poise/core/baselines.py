@@ -41,7 +41,9 @@ def mean_of_others(
     share_PG = torch.ones_like(values_PG) if weights_PG is None else weights_PG.to(values_PG)
     share_PG = torch.where(values_PG.isnan(), 0.0, share_PG)
     others_GG = values_PG.new_ones(values_PG.shape[-1], values_PG.shape[-1]).fill_diagonal_(0.0)
-    return (values_PG.nan_to_num(0.0) * share_PG) @ others_GG / (share_PG @ others_GG)
+    # No matrix product: a GPU may be told to round those to ten bits (TF32).
+    sum_PG = ((values_PG.nan_to_num(0.0) * share_PG)[..., None] * others_GG).sum(-2)
+    return sum_PG / (share_PG[..., None] * others_GG).sum(-2)
 
 
 def cross_rollout(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
