@@ -32,6 +32,24 @@ def test_deduplicate_keeps_the_first():
     assert [r["prompt"] for r in deduplicate(rows("One two", "three", "one, TWO"))] == ["One two", "three"]
 
 
+def test_problems_that_differ_in_a_sign_are_two():
+    different = [
+        "3 + 4 = ?",
+        "3 - 4 = ?",
+        "3 * 4 = ?",
+        "3 / 4 = ?",
+        "(3 + 4) * 2",
+        "3 + (4 * 2)",
+        "x < 3",
+        "x > 3",
+        "1.5",
+        "1 5",
+    ]
+    assert [r["prompt"] for r in deduplicate(rows(*different))] == different
+    same = ["Sara 's 3 dogs cost $4.50 .", "Sara's 3 dogs cost 4.50!", "sara’s 3 dogs cost 4.50"]
+    assert len(deduplicate(rows(*same))) == 1
+
+
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.floats(0.01, 0.99))
 def test_every_row_is_in_exactly_one_split(prompts, share):
     made = rows(*prompts)
