@@ -46,6 +46,21 @@ class Verdict:
 Verifier = Callable[[str, Mapping[str, Any]], Verdict]
 
 
+def verdict_of(said: Any) -> Verdict:
+    """What a user's own verifier said: a verdict as it is, a number as its score, None or NaN as a failure.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+
+    >>> verdict_of(True).score, verdict_of(None).failure
+    (1.0, 'it returned None')
+    """
+    if isinstance(said, Verdict):
+        return said
+    score = math.nan if said is None else float(said)
+    return Verdict(score=score) if math.isfinite(score) else Verdict.failed(f"it returned {said}")
+
+
 def completion_text(completion: str | list[Mapping[str, Any]]) -> str:
     """Text of a completion in TRL's plain (str) or conversational (list of messages) form."""
     if isinstance(completion, str):
@@ -59,6 +74,8 @@ def as_trl_reward(verify: Verifier, name: str | None = None) -> Callable[..., li
     Args:
         verify: `(completion, example) -> Verdict`; `example` is the dataset row (every column but the prompt's copies).
         name: what TRL logs the reward under; the verifier's own name if None.
+
+    Why the last failed rollout has no score stands in the function's attribute `last_failure`.
     """
 
     def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
@@ -69,9 +86,12 @@ def as_trl_reward(verify: Verifier, name: str | None = None) -> Callable[..., li
         def score(index: int) -> float | None:
             example = {"prompt": prompts[index], **{key: values[index] for key, values in rows.items()}}
             try:
-                return verify(completion_text(completions[index]), example).score
-            except Exception:
-                return None
+                verdict = verdict_of(verify(completion_text(completions[index]), example))
+            except Exception as error:
+                verdict = Verdict.failed(f"{type(error).__name__}: {error}")
+            if verdict.failure is not None:
+                reward.last_failure = f"{reward.__name__}: {verdict.failure}"  # pyright: ignore
+            return verdict.score
 
         # Verifiers that wait for other processes say how many rollouts they can look at side by side.
         threads = getattr(verify, "concurrency", 1)
