@@ -128,6 +128,22 @@ def test_several_runs_share_one_page(run: RunFolder, poise: Callable, tmp_path: 
     assert not run.report.exists()
 
 
+def test_runs_of_one_name_are_told_apart_and_the_folder_one_is_in_has_a_name(
+    poise: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("ours", "theirs"):
+        other = RunFolder(tmp_path / method / "seed0")
+        other.make()
+        other.write_settings(TrainSettings())
+    assert poise("report", "ours/seed0", "theirs/seed0", "--out", "both.html").status == 0
+    assert "<title>POISE: ours/seed0, theirs/seed0</title>" in (tmp_path / "both.html").read_text()
+    assert poise("report", "ours/seed0", "./ours/seed0", "--out", ".").status == 0
+    assert "<title>POISE: seed0</title>" in (tmp_path / "report.html").read_text()
+    monkeypatch.chdir(tmp_path / "ours" / "seed0")
+    assert poise("report", ".").status == 0
+    assert "<title>POISE: seed0</title>" in Path("report.html").read_text()
+
+
 def test_a_torn_completion_file_is_noted_and_left_out(run: RunFolder) -> None:
     (run.completions / "step_00030.parquet").write_bytes(b"PAR1 half")
     data = read_run(run)

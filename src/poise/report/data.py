@@ -154,7 +154,7 @@ def read_run(folder: RunFolder) -> RunData:
         )
     files = {int(path.stem.removeprefix("step_")): path for path in folder.completions.glob("step_*.parquet")}
     return RunData(
-        name=folder.path.name,
+        name=folder.path.resolve().name,
         folder=folder,
         settings=folder.saved_settings(),
         metrics=folder.metrics.read(),
