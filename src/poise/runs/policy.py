@@ -81,6 +81,7 @@ def look_at(settings: ModelSettings) -> Policy:
     except Exception as error:
         raise ConfigError(_why_not(settings.model, name, error)) from error
     _refuse_missing_files(settings.model, name, tokenizer)
+    _refuse_no_policy(settings.model, config, tokenizer, skeleton)
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {settings.model} has no end-of-sequence token: no rollout would ever end")
     if tokenizer.pad_token is None:
@@ -107,6 +108,21 @@ def _refuse_missing_files(asked: str, name: str, tokenizer: Any) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"the weights in {file} cannot be read: {error}") from error
+
+
+def _refuse_no_policy(asked: str, config: Any, tokenizer: Any, skeleton: Any) -> None:
+    """Refuses a model that was saved without its language head, and a tokenizer whose tokens it has no rows for."""
+    import transformers
+
+    for saved_as in config.architectures or ():
+        if not hasattr(getattr(transformers, saved_as, skeleton), "generate"):
+            raise ConfigError(f"{asked} was saved as {saved_as}, which generates no text; give a causal language model")
+    rows = skeleton.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"the tokenizer of {asked} has {len(tokenizer)} tokens, and the model's embedding {rows}; give the "
+            "tokenizer that belongs to it, or resize_token_embeddings and save it"
+        )
 
 
 def _base_of_adapter(name: str) -> str | None:

@@ -88,4 +88,17 @@ def prepare(settings: TrainSettings) -> Prepared:
     rewards = load_rewards(names, prompts)
     try_rewards(names, rewards, prompts.train)
     lora(settings.model, depth)
-    return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, list(prompts.notes))
+    notes = [*prompts.notes, *_beyond_context(settings, policy, prompts)]
+    return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, notes)
+
+
+def _beyond_context(settings: TrainSettings, policy: Policy, prompts: Prompts) -> list[str]:
+    """A sentence if the longest rollouts would be longer than what the model was made for."""
+    room = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    longest, completion = prompts.longest, settings.generation.max_completion_tokens
+    if room is None or longest + completion <= room:
+        return []
+    return [
+        f"prompts of up to {longest} tokens and completions of up to {completion} are longer than the model's context "
+        f"of {room}; lower --max-completion-tokens or --max-prompt-tokens"
+    ]

@@ -60,7 +60,7 @@ class DataSettings:
     eval_size: int = 256
     """Held-out prompts, at most; 0 turns evaluation off."""
     eval_task: str | None = None
-    """Task, file or hub:owner/name to evaluate on instead of the held-out split of the training task."""
+    """Task, file (all of it) or hub:owner/name to evaluate on instead of the held-out split of the training task."""
     data_seed: int = 0
     """Draws (or generates) the prompts; which of them a step trains on follows `seed`."""
     max_prompt_tokens: int = 2048
