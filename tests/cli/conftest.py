@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import tiny_policy
 from poise.cli import main
@@ -133,6 +135,10 @@ def _break_things(folder: Path) -> None:
         (folder / "wrong" / name).write_bytes(content)
     for name in ("torn_weights", "no_weights", "no_tokenizer", "torn_config"):
         shutil.copytree(folder / "policy", folder / name)
+    torch.manual_seed(0)
+    learned = GPT2Config(vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=1)
+    GPT2LMHeadModel(learned).save_pretrained(folder / "learned_positions")
+    tiny_policy.tokenizer().save_pretrained(folder / "learned_positions")
     tiny_policy.model(layers=2).model.save_pretrained(folder / "headless")
     tiny_policy.tokenizer().save_pretrained(folder / "headless")
     larger = tiny_policy.tokenizer()

@@ -98,6 +98,10 @@ TRAIN = [
     (["--data", "{w}/wrong/notes.txt"], "notes.txt is of no known kind; use .jsonl, .json, .parquet or .csv"),
     (["--data", "{w}/wrong/pretty.json"], "a .json file holds a list of records, or one record a line"),
     (["--data", "{w}/wrong/chat.jsonl"], "held_out=0.1 leaves none for the split 'test'; give more problems"),
+    (
+        ["--model", "{w}/learned_positions", "--max-completion-tokens", "12"],
+        "completions of up to 12 are longer than the model's context of 16; lower --m",
+    ),
     (["--model", "{w}/headless"], "headless was saved as Qwen3Model, which generates no text"),
     (["--model", "{w}/larger_tokenizer"], "has 65 tokens, and the model's embedding 64; give the tokenizer that"),
     (["recipe.toml"], "did you mean --config recipe.toml?"),

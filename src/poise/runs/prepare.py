@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from poise.core import decoder_blocks, resolve_layer
 from poise.errors import ConfigError
 from poise.runs.plan import Plan, make_plan
@@ -93,12 +95,21 @@ def prepare(settings: TrainSettings) -> Prepared:
 
 
 def _beyond_context(settings: TrainSettings, policy: Policy, prompts: Prompts) -> list[str]:
-    """A sentence if the longest rollouts would be longer than what the model was made for."""
+    """A sentence if the longest rollouts would be longer than what the model was made for.
+
+    Raises:
+        ConfigError: its positions are learned, so that it has none beyond.
+    """
     room = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     longest, completion = prompts.longest, settings.generation.max_completion_tokens
     if room is None or longest + completion <= room:
         return []
-    return [
+    sentence = (
         f"prompts of up to {longest} tokens and completions of up to {completion} are longer than the model's context "
         f"of {room}; lower --max-completion-tokens or --max-prompt-tokens"
-    ]
+    )
+    tables = [part for part in policy.skeleton.modules() if isinstance(part, nn.Embedding)]
+    words = policy.skeleton.get_input_embeddings()
+    if any(table is not words and room <= table.num_embeddings <= room + 2 for table in tables):  # OPT's begins at 2
+        raise ConfigError(sentence)
+    return [sentence]
