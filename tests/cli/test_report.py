@@ -41,6 +41,7 @@ def test_tracking_shows_the_ceiling_that_lies_above_what_is_reached(run: RunFold
     (low_error, high_error), (low, high) = (axes.get_ylim() for axes in drawn.axes)
     assert (low_error, high_error) == pytest.approx((0.0, 0.224))
     assert (low, high) == pytest.approx((0.0, 1.008))
+    assert [said.get_text() for said in drawn.axes[1].get_legend().get_texts()] == ["the true pass rates'"]
 
 
 class Page(HTMLParser):

@@ -102,6 +102,8 @@ TRAIN = [
         ["--model", "{w}/learned_positions", "--max-completion-tokens", "12"],
         "completions of up to 12 are longer than the model's context of 16; lower --m",
     ),
+    (["--data", "https://somewhere.org/sums.jsonl"], "is an address; download it, or name a hub dataset as owner/name"),
+    (["--model", "https://somewhere.org/o/m"], "there is no such folder; a model on the hub is called owner/name"),
     (["--model", "{w}/headless"], "headless was saved as Qwen3Model, which generates no text"),
     (["--model", "{w}/larger_tokenizer"], "has 65 tokens, and the model's embedding 64; give the tokenizer that"),
     (["recipe.toml"], "did you mean --config recipe.toml?"),

@@ -65,7 +65,7 @@ def test_a_larger_share_only_adds_to_the_held_out_rows():
     assert 150 < len(small) < 250
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 2])
+@pytest.mark.parametrize("share", [0, 1, -0.1, 2, "10%"])
 def test_an_impossible_share(share):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         split_by_hash(rows("a"), "train", share)

@@ -46,7 +46,8 @@ def locate(name: str) -> str:
     path = Path(name)
     if not path.exists():
         if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-            raise ConfigError(f"no model {name!r}: there is no such folder")
+            hint = "; a model on the hub is called owner/name" if "://" in name else ""
+            raise ConfigError(f"no model {name!r}: there is no such folder{hint}")
         return name
     run = RunFolder(path)
     if run.exists:

@@ -12,10 +12,11 @@ from torch import nn
 
 from poise.core import decoder_blocks, resolve_layer
 from poise.errors import ConfigError
+from poise.runs.configfile import differences
 from poise.runs.plan import Plan, make_plan
 from poise.runs.policy import Policy, forward_dtype, look_at, lora
 from poise.runs.prompts import Prompts, load_prompts, load_rewards, reward_names, try_rewards
-from poise.runs.settings import TrainSettings
+from poise.runs.settings import ModelSettings, TrainSettings
 
 
 @dataclass
@@ -90,8 +91,16 @@ def prepare(settings: TrainSettings) -> Prepared:
     rewards = load_rewards(names, prompts)
     try_rewards(names, rewards, prompts.train)
     lora(settings.model, depth)
-    notes = [*prompts.notes, *_beyond_context(settings, policy, prompts)]
+    notes = [*prompts.notes, *_beyond_context(settings, policy, prompts), *_unused_adapters(settings)]
     return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, notes)
+
+
+def _unused_adapters(settings: TrainSettings) -> list[str]:
+    """A sentence if adapters are described, and none are trained."""
+    given = [key for key in differences(ModelSettings(), settings.model) if key.startswith("lora_")]
+    if settings.model.lora_rank or not given:
+        return []
+    return [f"{', '.join(given)} have no effect: --lora-rank is 0, so all weights are trained"]
 
 
 def _beyond_context(settings: TrainSettings, policy: Policy, prompts: Prompts) -> list[str]:

@@ -22,6 +22,8 @@ def read_file(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no such file, or it cannot be read.
     """
+    if "://" in str(path):
+        raise ConfigError(f"{path} is an address; download it, or name a hub dataset as owner/name")
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it")

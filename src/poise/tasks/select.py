@@ -49,8 +49,8 @@ def held_out(text: str, share: float) -> bool:
 
 def split_by_hash(rows: Sequence[Mapping[str, Any]], split: str, share: float) -> list[Mapping[str, Any]]:
     """The rows of one split ("train" or "test") when a source has only one; `share` of the problems are held out."""
-    if not 0 < share < 1:
-        raise ConfigError(f"the held-out share must lie between 0 and 1, got {share}")
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ConfigError(f"the held-out share must be a number between 0 and 1, got {share!r}")
     return [row for row in rows if held_out(question_text(row), share) == (split == "test")]
 
 
