@@ -52,6 +52,9 @@ def nothing(completions, **columns):
 def number(completion, example):
     return len(completion) / 100
 
+def silent(completion, example):
+    return None
+
 def a_dict(completion, example):
     return {"score": 1.0}
 

@@ -146,6 +146,12 @@ def test_a_reward_may_say_its_numbers_in_several_ways(reward: str, poise: Callab
     assert "step=1/1 reward=0.0" in told.out or "step=1/1 reward=0.1" in told.out
 
 
+def test_why_an_evaluation_has_no_scores_is_said(poise: Callable, workplace) -> None:
+    words = ["--reward", f"{workplace.folder}/rewards.py:silent", "--steps", "1", "--eval-size", "2", "--no-report"]
+    told = poise("train", *workplace.flags, *words)
+    assert "2 of 2 verifications failed there, e.g. it returned None" in told.out
+
+
 OTHERS = [
     (["data", "inspect", "sums.jsonl"], "Unrecognized options: sums.jsonl; did you mean --task sums.jsonl?"),
     (["data", "inspect", "--data", "sums.jsonl"], "unknown flag --data; did you mean '--task'?"),

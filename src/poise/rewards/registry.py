@@ -131,13 +131,17 @@ def from_trl_reward(reward: TRLReward) -> Verifier:
 
 
 def stand_ins(reward: TRLReward) -> dict[str, Any]:
-    """Something in place of what TRL adds in a run, as far as the function asks for it; for calls outside of one."""
+    """What TRL adds in a run, as far as the function asks for it, for calls outside of one: step 0, and no log."""
 
     def unheard(*said: Any) -> None: ...
 
-    offered = {"trainer_state": None, "log_extra": unheard, "log_metric": unheard}
     parameters = inspect.signature(reward).parameters
-    return {key: value for key, value in offered.items() if key in parameters}
+    given: dict[str, Any] = {name: unheard for name in ("log_extra", "log_metric") if name in parameters}
+    if "trainer_state" in parameters:
+        from transformers import TrainerState
+
+        given["trainer_state"] = TrainerState(max_steps=1)
+    return given
 
 
 def from_verl_reward(reward: Callable[..., Any]) -> Verifier:

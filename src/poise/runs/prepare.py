@@ -117,8 +117,9 @@ def _beyond_context(settings: TrainSettings, policy: Policy, prompts: Prompts) -
         f"prompts of up to {longest} tokens and completions of up to {completion} are longer than the model's context "
         f"of {room}; lower --max-completion-tokens or --max-prompt-tokens"
     )
-    tables = [part for part in policy.skeleton.modules() if isinstance(part, nn.Embedding)]
-    words = policy.skeleton.get_input_embeddings()
+    skeleton: Any = policy.skeleton
+    tables = [part for part in skeleton.modules() if isinstance(part, nn.Embedding)]
+    words = skeleton.get_input_embeddings()
     if any(table is not words and room <= table.num_embeddings <= room + 2 for table in tables):  # OPT's begins at 2
         raise ConfigError(sentence)
     return [sentence]
