@@ -109,3 +109,13 @@ def test_summed_rewards_fail_together() -> None:
     assert verify("fine", {}).score == 4.0
     assert verify("x", {}).failure == "no x"
     assert verify("x", {}).score is None
+
+
+def test_a_reward_that_does_not_apply_leaves_the_sum_to_the_others() -> None:
+    """TRL's way with several kinds of problems: each reward returns None for the problems of the other."""
+    register("test-sums", lambda completions, kind, **_: [2.0 if each == "sum" else None for each in kind])
+    register("test-words", lambda completions, kind, **_: [3.0 if each == "word" else None for each in kind])
+    verify = total_reward(("test-sums", "test-words"), (1.0, 10.0))
+    assert verify("", {"kind": "sum"}).score == 2.0
+    assert verify("", {"kind": "word"}).score == 30.0
+    assert verify("", {"kind": "poem"}).failure == "the reward function returned None"

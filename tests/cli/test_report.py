@@ -23,7 +23,7 @@ from poise.report.figures import reliability
 from poise.report.page import cell, number
 from poise.report.summary import sentence
 from poise.runs.folder import RunFolder
-from poise.runs.settings import TrainSettings
+from poise.runs.settings import RewardSettings, TrainSettings
 
 FIGURES = {"held_out", "reward", "variance", "calibration", "error", "tracking", "grad_norm", "policy", "seconds"}
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -158,6 +158,9 @@ def test_rewards_are_summed_with_their_weights(run: RunFolder) -> None:
     data = read_run(run)
     assert data.reward_of({"prompt": "x", "exact": 1.0, "baseline": 0.3, "extra": 7.0, "advantage": 0.7}) == 1.0
     assert np.isnan(data.reward_of({"exact": None}))
+    data.settings = TrainSettings(reward=RewardSettings(reward=("sums", "words"), reward_weights=(2.0, 1.0)))
+    assert data.reward_of({"sums": 1.0, "words": None}) == 2.0, "one that did not apply is left out"
+    assert np.isnan(data.reward_of({"sums": float("nan"), "words": float("nan")}))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(1, 10))

@@ -148,5 +148,7 @@ def test_why_a_verifier_failed_is_remembered() -> None:
         return Verdict.failed("the ground truth holds no number")
 
     guard = RewardGuard(None)
-    assert guard.wrap(as_trl_reward(verify))(prompts=["p"], completions=["c"]) == [None]
+    assert guard.wrap(as_trl_reward(verify))(prompts=["p"], completions=["c"]) == [INF], (
+        "beside another reward, None would be a zero"
+    )
     assert guard.last_failure == "verify: the ground truth holds no number"

@@ -16,7 +16,7 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.imports import import_attribute, nearest
-from poise.rewards.verdict import Verdict, Verifier, as_trl_reward, verdict_of
+from poise.rewards.verdict import DOES_NOT_APPLY, Verdict, Verifier, as_trl_reward, verdict_of
 
 TRLReward = Callable[..., Any]
 Reward = Verifier | TRLReward
@@ -101,7 +101,7 @@ def _in_verdicts(reward: Callable[..., Any]) -> Verifier:
 
 
 def trl_reward(spec: str | Reward) -> TRLReward:
-    """The reward that a spec names, in TRL's form: columns in, one float or None per rollout out."""
+    """The reward that a spec names, in TRL's form: columns in, one float (NaN: failed) or None per rollout out."""
     reward = resolve(spec)
     if is_trl_reward(reward):
         return reward
@@ -124,7 +124,7 @@ def from_trl_reward(reward: TRLReward) -> Verifier:
         said = completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
         scored = reward(prompts=[prompt], completions=[said], **{**stand_ins(reward), **columns})
         (score,) = asyncio.run(scored) if inspect.iscoroutine(scored) else scored
-        return Verdict.failed("the reward function returned None") if score is None else Verdict(score=float(score))
+        return Verdict.failed(DOES_NOT_APPLY) if score is None else Verdict(score=float(score))
 
     verify.__name__ = getattr(reward, "__name__", type(reward).__name__)
     return verify

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from poise.errors import ConfigError
 from poise.rewards import Verdict, Verifier, is_trl_reward, resolve, stand_ins, trl_reward, verifier
+from poise.rewards.verdict import DOES_NOT_APPLY
 from poise.runs.configfile import suggest
 from poise.runs.settings import DataSettings, RewardSettings
 from poise.tasks import load_task, parse_options, reward_of
@@ -255,18 +256,20 @@ def _with_column(dataset: Dataset, column: str, reward: str) -> Dataset:
 
 
 def total_reward(names: tuple[str, ...], weights: tuple[float, ...]) -> Verifier:
-    """One verifier whose score is the weighted sum of the rewards'; it fails where any of them fails."""
+    """One verifier whose score is the weighted sum of the rewards' that apply; it fails where any of them fails."""
     verifiers = [verifier(name) for name in names]
     if len(verifiers) == 1 and weights in ((), (1.0,)):
         return verifiers[0]
 
     def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
         verdicts = [each(completion, example) for each in verifiers]
-        for verdict in verdicts:
+        weighed = zip(weights or [1.0] * len(names), verdicts, strict=True)
+        applying = [(weight, verdict) for weight, verdict in weighed if verdict.failure != DOES_NOT_APPLY]
+        for verdict in [verdict for _, verdict in applying] or verdicts:
             if verdict.score is None:
                 return verdict
-        total = sum(w * float(v.score or 0.0) for w, v in zip(weights or [1.0] * len(names), verdicts, strict=True))
-        return Verdict(score=total, answer=verdicts[0].answer)
+        total = sum(weight * float(verdict.score or 0.0) for weight, verdict in applying)
+        return Verdict(score=total, answer=applying[0][1].answer)
 
     return verify
 
