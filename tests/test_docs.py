@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from poise import rewards, tasks
+from poise.cli import main
 from poise.core import BASELINES, EstimatorConfig, Features, ProbeConfig, Rollouts, ValueEstimator
 from poise.core.baselines import BaselineName
 
@@ -54,3 +56,23 @@ def test_every_metric_that_the_trainer_adds_is_explained() -> None:
     names |= {"capture_seconds", "sampled_rollouts"}
     assert {"critic_loss", "sampling_rounds", "track_seconds", "update_norm"} <= names
     assert sorted(name for name in names if name not in METRICS) == []
+
+
+DATA = (ROOT / "docs" / "data.md").read_text()
+
+
+def test_every_reward_and_task_is_listed() -> None:
+    known = [*rewards.names(), *(name.removesuffix("...") for name in tasks.names() if name != "hub:...")]
+    assert [name for name in known if f"`{name}" not in DATA and not name.startswith("test-")] == []
+
+
+def test_the_example_of_own_data_can_be_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    row, judge = (re.search(rf"```{kind}\n(.*?)```", DATA, re.S)[1] for kind in ("json", "python"))  # pyright: ignore
+    (tmp_path / "problems.jsonl").write_text("".join(row.replace("7", str(n)) for n in range(7, 47)))
+    (tmp_path / "judge.py").write_text(judge)
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "problems.jsonl", "--reward", "judge.py:score", "--prompts-per-step", "8"]
+    assert main(["train", "--dry-run", *words]) == 0
+    assert "# reward" in capsys.readouterr().out
+    assert main(["doctor", *words]) == 0
+    assert "reward judge.py:score: 0 for an empty completion, 1 for" in capsys.readouterr().out

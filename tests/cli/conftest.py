@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import tiny_policy
 from poise.cli import main
@@ -47,6 +49,31 @@ def nans(completions, **columns):
 def nothing(completions, **columns):
     return None if len(completions) > 1 else [0.0]
 
+def number(completion, example):
+    return len(completion) / 100
+
+def silent(completion, example):
+    return None
+
+def a_dict(completion, example):
+    return {"score": 1.0}
+
+def misses(completion, example):
+    return example["gold"]
+
+def ids(completion_ids, **columns):
+    return [len(each) / 100 for each in completion_ids]
+
+def arrays(completions, **columns):
+    import torch
+    return torch.tensor([len(text) / 100 for text in completions])
+
+async def later(completions, **columns):
+    return [len(text) / 100 for text in completions]
+
+def mixed(completions, mixed, **columns):
+    return [0.0] * len(completions)
+
 def quits(completions, **columns):
     if len(completions) > 1:
         raise SystemExit("no more judging")
@@ -61,6 +88,10 @@ WRONG = {
     "messages.jsonl": b'{"prompt": [{"role": "user"}], "answer": 2}\n',
     "torn.parquet": b"PAR1 and no more",
     "binary.csv": b"\xff\xfe\x00\x01",
+    "mixed.jsonl": b"".join(b'{"prompt": "1+%d=", "mixed": %s}\n' % (n, b'"3"' if n % 2 else b"2") for n in range(20)),
+    "notes.txt": b"1+1=2",
+    "pretty.json": b'{\n  "data": []\n}',
+    "chat.jsonl": b'{"prompt": [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]}\n',
 }
 
 
@@ -107,6 +138,22 @@ def _break_things(folder: Path) -> None:
         (folder / "wrong" / name).write_bytes(content)
     for name in ("torn_weights", "no_weights", "no_tokenizer", "torn_config"):
         shutil.copytree(folder / "policy", folder / name)
+    torch.manual_seed(0)
+    learned = GPT2Config(vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=1)
+    GPT2LMHeadModel(learned).save_pretrained(folder / "learned_positions")
+    tiny_policy.tokenizer().save_pretrained(folder / "learned_positions")
+    tiny_policy.model(layers=2).model.save_pretrained(folder / "headless")
+    tiny_policy.tokenizer().save_pretrained(folder / "headless")
+    larger = tiny_policy.tokenizer()
+    larger.add_tokens([f"<extra{number}>" for number in range(65 - len(larger))])
+    shutil.copytree(folder / "policy", folder / "larger_tokenizer")
+    larger.save_pretrained(folder / "larger_tokenizer")
+    for name, template in (("no_template", None), ("no_system", "{{ raise_exception('no system messages') }}")):
+        shutil.copytree(folder / "policy", folder / name)
+        tokenizer = tiny_policy.tokenizer()
+        tokenizer.chat_template = template
+        (folder / name / "chat_template.jinja").unlink(missing_ok=True)
+        tokenizer.save_pretrained(folder / name)
     (folder / "torn_weights" / "model.safetensors").write_bytes(b"\x08")
     (folder / "no_weights" / "model.safetensors").unlink()
     (folder / "torn_config" / "config.json").write_text("{oops")

@@ -141,3 +141,34 @@ def test_differences_name_every_changed_key() -> None:
     changed = overlay(TrainSettings(), {"run": {"seed": 1}, "data": {"task": "x"}}, "test")
     assert differences(TrainSettings(), changed) == {"data.task": (None, "x"), "run.seed": (0, 1)}
     assert is_dataclass(changed)
+
+
+def test_the_home_folder_is_found_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    path = write(tmp_path, '[run]\nout = "~/runs/a"\n[data]\ntask_options = ["path=~/data", "about=~3"]\n')
+    settings = parse_settings(TrainSettings(), ["--data=~/d.jsonl", "--model", "~/m"], "poise train", path)
+    assert (settings.run.out, settings.data.data, settings.model.model) == (
+        "/home/me/runs/a",
+        "/home/me/d.jsonl",
+        "/home/me/m",
+    )
+    assert settings.data.task_options == ("path=/home/me/data", "about=~3")
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--num-generations", "--rollouts-per-prompt"),
+        ("--lr", "--learning-rate"),
+        ("--max_new_tokens", "--max-completion-tokens"),
+        ("--beta", "--kl-weight"),
+    ],
+)
+def test_what_trl_calls_a_setting_is_understood(flag: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown flag {flag}; did you mean '{meant}'"):
+        parse_flags(TrainSettings(), [flag, "8"], "poise train")
+
+
+def test_what_trl_calls_a_setting_is_understood_in_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'optimisation\.rollouts_per_prompt'"):
+        read_settings(write(tmp_path, "[optimisation]\nnum_generations = 8\n"), TrainSettings())

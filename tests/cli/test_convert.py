@@ -44,12 +44,14 @@ def test_a_task_becomes_a_verl_file(poise: Callable, tmp_path: Path) -> None:
         (["a.jsonl", "b.parquet", "--too", "verl"], 2, "unknown flag --too"),
         (["a.jsonl", "b.parquet", "--to", "hdf5"], 2, "--to"),
         (["none.jsonl", "b.parquet"], 1, "there is no file none.jsonl"),
+        (["torn.jsonl", "b.parquet"], 1, "line 1 of torn.jsonl is not JSON"),
         (["chain_sums", "b.parquet"], 1, "chain_sum"),
         (["chain_sum", "b.parquet", "--to", "trl"], 2, "a task already has our form"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_refusals(poise: Callable, words: list[str], status: int, sentence: str) -> None:
+def test_refusals(poise: Callable, words: list[str], status: int, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "torn.jsonl").write_text('{"prompt": ')
     told = poise("data", "convert", *words)
     assert told.status == status, told
     assert sentence in told.err
@@ -71,3 +73,18 @@ def test_the_commands_in_the_documentation_are_understood(words: list[str]) -> N
     parse_flags(ConvertSettings(), flags, "poise data convert")
     assert target.endswith(".parquet")
     assert Path(source).suffix in (".parquet", ".jsonl") or reward_of(source) == "math"
+
+
+def test_a_line_separator_within_a_text_ends_no_row(poise: Callable, tmp_path: Path) -> None:
+    text = json.dumps({"prompt": "one\u2028two\x85three", "answer": "3"}, ensure_ascii=False) + "\n"
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    assert poise("data", "convert", "a.jsonl", "there.jsonl").status == 0
+    assert poise("data", "convert", "there.jsonl", "back.jsonl", "--to", "trl").status == 0
+    assert (tmp_path / "back.jsonl").read_text("utf-8") == text
+
+
+def test_a_table_keeps_all_its_rows(poise: Callable, tmp_path: Path) -> None:
+    """A .csv file is a file, and no task with a held-out split."""
+    (tmp_path / "a.csv").write_text("prompt,answer\n" + "".join(f"{n}+1=,{n + 1}\n" for n in range(40)))
+    told = poise("data", "convert", "a.csv", "a.parquet")
+    assert (told.status, told.out) == (0, "40 rows of a.csv -> a.parquet, in the form of verl\n"), told.err

@@ -11,7 +11,7 @@ import pytest
 
 from poise.errors import ConfigError
 from poise.runs.folder import RunFolder, refuse_changes
-from poise.runs.settings import TrainSettings
+from poise.runs.settings import RunSettings, TrainSettings
 
 
 @pytest.fixture
@@ -121,6 +121,12 @@ def test_completion_files_are_named_by_step(folder: RunFolder) -> None:
     assert names(folder.completions) == ["step_00003.parquet"]
     found = pyarrow.parquet.read_table(folder.completions / "step_00003.parquet").to_pydict()
     assert found == {"step": [3, 3], "prompt": ["a", "b"]}
+
+
+def test_a_run_that_was_moved_is_called_by_the_place_it_is_in() -> None:
+    saved, wanted = TrainSettings(run=RunSettings(out="there")), TrainSettings(run=RunSettings(out="here", seed=1))
+    with pytest.raises(ConfigError, match=r"the run in here was made with other settings \(run.seed: 0 -> 1\)"):
+        refuse_changes(saved, wanted)
 
 
 def test_a_resumed_run_may_change_its_pace_and_nothing_else() -> None:

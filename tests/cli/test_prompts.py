@@ -12,7 +12,7 @@ from datasets import Dataset
 import tiny_policy
 from poise.errors import ConfigError
 from poise.rewards import Verdict, register
-from poise.runs.prompts import Prompts, load_prompts, load_rewards, task_name, total_reward
+from poise.runs.prompts import Prompts, held_out_task, load_prompts, load_rewards, task_name, total_reward
 from poise.runs.settings import DataSettings
 
 
@@ -50,6 +50,16 @@ def test_held_out_prompts_leave_the_training_set(tmp_path: Path, tokenizer) -> N
         load_prompts(same, needed=8, seed=0, tokenizer=tokenizer)
 
 
+def test_a_file_to_evaluate_on_is_taken_whole_and_read_like_the_training_file(tmp_path: Path, tokenizer) -> None:
+    data, other = file_of(tmp_path, "train.jsonl", range(20)), file_of(tmp_path, "other.jsonl", range(30, 45))
+    settings = DataSettings(data=data, eval_task=other, task_options=("template=Q: {question}", "held_out=0.2"))
+    prompts = load_prompts(settings, needed=8, seed=0, tokenizer=tokenizer)
+    assert prompts.held_out is not None
+    assert sorted(prompts.held_out["prompt"]) == sorted(f"Q: what is {n} and 1?" for n in range(30, 45))
+    assert held_out_task(replace(settings, data=None, task="tiny", task_options=())) == (other, {"test_file": other})
+    assert held_out_task(replace(settings, eval_task="gsm8k")) == ("gsm8k", {})
+
+
 def test_more_steps_only_lengthen_a_generated_task(tokenizer) -> None:
     settings = DataSettings(task="chain_sum", eval_size=4)
     short = load_prompts(settings, needed=10, seed=3, tokenizer=tokenizer)
@@ -61,6 +71,15 @@ def test_more_steps_only_lengthen_a_generated_task(tokenizer) -> None:
     assert other.held_out is not None
     assert short.held_out is not None
     assert other.held_out["prompt"][:] == short.held_out["prompt"][:]
+
+
+def test_missing_ground_truths_are_counted(tmp_path: Path, tokenizer) -> None:
+    rows = [{"prompt": f"what is {n}?", "answer": None if n % 3 else n} for n in range(9)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DataSettings(data=str(tmp_path / "d.jsonl"), task_options=("held_out=0.001",), eval_size=0)
+    prompts = load_prompts(settings, needed=8, seed=0, tokenizer=tokenizer)
+    assert prompts.notes == ["6 of 9 training prompts have no ground truth"]
+    assert prompts.longest == len("what is 8?")
 
 
 def test_too_few_held_out_rows_are_all_taken(tmp_path: Path, tokenizer) -> None:
@@ -90,3 +109,13 @@ def test_summed_rewards_fail_together() -> None:
     assert verify("fine", {}).score == 4.0
     assert verify("x", {}).failure == "no x"
     assert verify("x", {}).score is None
+
+
+def test_a_reward_that_does_not_apply_leaves_the_sum_to_the_others() -> None:
+    """TRL's way with several kinds of problems: each reward returns None for the problems of the other."""
+    register("test-sums", lambda completions, kind, **_: [2.0 if each == "sum" else None for each in kind])
+    register("test-words", lambda completions, kind, **_: [3.0 if each == "word" else None for each in kind])
+    verify = total_reward(("test-sums", "test-words"), (1.0, 10.0))
+    assert verify("", {"kind": "sum"}).score == 2.0
+    assert verify("", {"kind": "word"}).score == 30.0
+    assert verify("", {"kind": "poem"}).failure == "the reward function returned None"

@@ -23,7 +23,7 @@ from poise.report.figures import reliability
 from poise.report.page import cell, number
 from poise.report.summary import sentence
 from poise.runs.folder import RunFolder
-from poise.runs.settings import TrainSettings
+from poise.runs.settings import RewardSettings, TrainSettings
 
 FIGURES = {"held_out", "reward", "variance", "calibration", "error", "tracking", "grad_norm", "policy", "seconds"}
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -41,6 +41,7 @@ def test_tracking_shows_the_ceiling_that_lies_above_what_is_reached(run: RunFold
     (low_error, high_error), (low, high) = (axes.get_ylim() for axes in drawn.axes)
     assert (low_error, high_error) == pytest.approx((0.0, 0.224))
     assert (low, high) == pytest.approx((0.0, 1.008))
+    assert [said.get_text() for said in drawn.axes[1].get_legend().get_texts()] == ["the true pass rates'"]
 
 
 class Page(HTMLParser):
@@ -128,6 +129,22 @@ def test_several_runs_share_one_page(run: RunFolder, poise: Callable, tmp_path: 
     assert not run.report.exists()
 
 
+def test_runs_of_one_name_are_told_apart_and_the_folder_one_is_in_has_a_name(
+    poise: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("ours", "theirs"):
+        other = RunFolder(tmp_path / method / "seed0")
+        other.make()
+        other.write_settings(TrainSettings())
+    assert poise("report", "ours/seed0", "theirs/seed0", "--out", "both.html").status == 0
+    assert "<title>POISE: ours/seed0, theirs/seed0</title>" in (tmp_path / "both.html").read_text()
+    assert poise("report", "ours/seed0", "./ours/seed0", "--out", ".").status == 0
+    assert "<title>POISE: seed0</title>" in (tmp_path / "report.html").read_text()
+    monkeypatch.chdir(tmp_path / "ours" / "seed0")
+    assert poise("report", ".").status == 0
+    assert "<title>POISE: seed0</title>" in Path("report.html").read_text()
+
+
 def test_a_torn_completion_file_is_noted_and_left_out(run: RunFolder) -> None:
     (run.completions / "step_00030.parquet").write_bytes(b"PAR1 half")
     data = read_run(run)
@@ -141,6 +158,9 @@ def test_rewards_are_summed_with_their_weights(run: RunFolder) -> None:
     data = read_run(run)
     assert data.reward_of({"prompt": "x", "exact": 1.0, "baseline": 0.3, "extra": 7.0, "advantage": 0.7}) == 1.0
     assert np.isnan(data.reward_of({"exact": None}))
+    data.settings = TrainSettings(reward=RewardSettings(reward=("sums", "words"), reward_weights=(2.0, 1.0)))
+    assert data.reward_of({"sums": 1.0, "words": None}) == 2.0, "one that did not apply is left out"
+    assert np.isnan(data.reward_of({"sums": float("nan"), "words": float("nan")}))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(1, 10))

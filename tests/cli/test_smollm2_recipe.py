@@ -11,6 +11,7 @@ import pytest
 from poise.cli import main
 from poise.cli.evaluate import with_defaults_of
 from poise.eval.command import EvalConfig, named_options
+from poise.lab.settings import ValueSettings
 from poise.runs.configfile import read_settings
 from poise.runs.folder import RunFolder
 from poise.runs.policy import lora
@@ -70,6 +71,17 @@ def test_another_task_comes_with_its_own_options_and_reward(settings: TrainSetti
     evaluated = with_defaults_of(run, EvalConfig(task="gsm8k"), another_task=True)
     assert (evaluated.task, evaluated.task_options, evaluated.reward) == ("gsm8k", (), ())
     assert evaluated.max_new_tokens == 12
+
+
+def test_a_study_is_about_the_task_that_a_run_trained_on_and_an_evaluation_about_what_it_held_out(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.make()
+    run.write_settings(replace(settings, data=replace(settings.data, eval_task="aime24")))
+    assert with_defaults_of(run, ValueSettings(), held_out=False).task == "mawps-singleop"
+    evaluated = with_defaults_of(run, EvalConfig())
+    assert (evaluated.task, evaluated.task_options) == ("aime24", ())
 
 
 def test_an_expression_is_judged(settings: TrainSettings) -> None:

@@ -168,6 +168,12 @@ def test_a_dry_run_resolves_everything_and_writes_nothing(workplace, poise: Call
     assert read_settings(tmp_path / "printed.toml", TrainSettings()).optimisation.updates_per_step == 2
 
 
+def test_adapters_that_are_described_and_not_trained_are_noted(workplace, poise: Callable) -> None:
+    told = poise("train", *workplace.flags, "--dry-run", "--lora-targets", "q_proj", "--lora-alpha", "8")
+    assert told.status == 0, told.err
+    assert "# note: lora_alpha, lora_targets have no effect: --lora-rank is 0, so all weights are trained" in told.out
+
+
 def test_what_the_dry_run_says_about_capture_is_what_the_trainer_does(workplace, tmp_path: Path) -> None:
     from poise.cli.parse import parse_flags
     from poise.runs.display import Lines

@@ -17,6 +17,7 @@ def words_of(value: object) -> str:
     return " ".join(value) if isinstance(value, list) else ""
 
 
+MIXED = "{w}/rewards.py:mixed"
 # (words of poise train, what the sentence says). {w} is the workplace's folder, {t} an empty one.
 TRAIN = [
     (["--config", "none.toml"], "there is no configuration file none.toml"),
@@ -73,6 +74,40 @@ TRAIN = [
     (["--model", "{w}/no_tokenizer"], "knows no token but special ones; are its files (tokenizer.json) there?"),
     (["--model", "{w}/torn_config"], "the model in {w}/torn_config cannot be loaded: "),
     (["--reward", "{w}/rewards.py:short"], "short returned 1 rewards for 16 rollouts; it must return one each"),
+    (["--reward", "{w}/rewards.py:a_dict"], "a_dict fails on the first row: TypeError: float() argument must be"),
+    (["--reward", "{w}/rewards.py:misses"], "misses fails on the first row: KeyError: 'gold'"),
+    (["--reward", "{w}/rewards.py:ids"], "asks for completion_ids, which evaluations do not have; give that parameter"),
+    (
+        ["--data", "{w}/wrong/mixed.jsonl", "--task-options", "held_out=0.01", "--eval-size", "0", "--reward", MIXED],
+        "the column 'mixed', which the reward {w}/rewards.py:mixed asks for, holds values of several types",
+    ),
+    (
+        ["--data", "{w}/wrong/chat.jsonl", "--eval-size", "0", "--model", "{w}/no_template"],
+        "the prompts are messages, and the tokenizer has no chat template; use a chat model",
+    ),
+    (
+        ["--data", "{w}/wrong/chat.jsonl", "--eval-size", "0", "--model", "{w}/no_system"],
+        "'content': '1+1='}]: no system messages",
+    ),
+    (["{w}/sums.jsonl"], "Unrecognized options: {w}/sums.jsonl; did you mean --data {w}/sums.jsonl?"),
+    (["--gradient-checkpointing", "True"], "takes no value: --name, or --no-name (see poise train --help)"),
+    (["--probe-clip", "0,1"], "['0,1']; several values are parted by spaces"),
+    (["--resume"], "--resume needs a value, e.g. --resume auto"),
+    (["--reward", "judge.py"], "judge.py is a file; name the function in it, as judge.py:FUNCTION"),
+    (["--data", "{t}"], "is a folder; name a file in it"),
+    (["--data", "{w}/wrong/notes.txt"], "notes.txt is of no known kind; use .jsonl, .json, .parquet or .csv"),
+    (["--data", "{w}/wrong/pretty.json"], "a .json file holds a list of records, or one record a line"),
+    (["--data", "{w}/wrong/chat.jsonl"], "held_out=0.1 leaves none for the split 'test'; give more problems"),
+    (
+        ["--model", "{w}/learned_positions", "--max-completion-tokens", "12"],
+        "completions of up to 12 are longer than the model's context of 16; lower --m",
+    ),
+    (["--data", "https://somewhere.org/sums.jsonl"], "is an address; download it, or name a hub dataset as owner/name"),
+    (["--model", "https://somewhere.org/o/m"], "there is no such folder; a model on the hub is called owner/name"),
+    (["--model", "{w}/headless"], "headless was saved as Qwen3Model, which generates no text"),
+    (["--model", "{w}/larger_tokenizer"], "has 65 tokens, and the model's embedding 64; give the tokenizer that"),
+    (["recipe.toml"], "did you mean --config recipe.toml?"),
+    (["{w}/policy"], "did you mean --model {w}/policy?"),
     (
         ["--reward", "{w}/rewards.py:nothing"],
         "nothing must return a list with one number or None per rollout, got None",
@@ -103,7 +138,23 @@ def test_a_judge_that_never_judges_stops_the_run(reward: str, poise: Callable, w
     assert last.endswith("quits raised SystemExit: no more judging" if reward == "quits" else "was NaN or None")
 
 
+@pytest.mark.parametrize("reward", ["number", "arrays", "later"])
+def test_a_reward_may_say_its_numbers_in_several_ways(reward: str, poise: Callable, workplace) -> None:
+    words = ["--reward", f"{workplace.folder}/rewards.py:{reward}", "--steps", "1", "--eval-size", "2", "--no-report"]
+    told = poise("train", *workplace.flags, *words)
+    assert told.status == 0, told.err
+    assert "step=1/1 reward=0.0" in told.out or "step=1/1 reward=0.1" in told.out
+
+
+def test_why_an_evaluation_has_no_scores_is_said(poise: Callable, workplace) -> None:
+    words = ["--reward", f"{workplace.folder}/rewards.py:silent", "--steps", "1", "--eval-size", "2", "--no-report"]
+    told = poise("train", *workplace.flags, *words)
+    assert "2 of 2 verifications failed there, e.g. it returned None" in told.out
+
+
 OTHERS = [
+    (["data", "inspect", "sums.jsonl"], "Unrecognized options: sums.jsonl; did you mean --task sums.jsonl?"),
+    (["data", "inspect", "--data", "sums.jsonl"], "unknown flag --data; did you mean '--task'?"),
     (["trian"], "unknown command 'trian'; did you mean 'train'?"),
     (["data", "insepct"], "unknown command 'insepct'; did you mean 'inspect'?"),
     (["data", "inspect", "--task", "nothing-like-it"], "no task is called 'nothing-like-it'"),
@@ -119,6 +170,10 @@ OTHERS = [
     (["lab", "valeu"], "unknown command 'valeu'; did you mean 'value'?"),
     (["lab", "value", "--k", "1"], "poise: --k must be at least 10, got 1"),
     (["lab", "value", "--task", "nothing-like-it"], "no task is called 'nothing-like-it'"),
+    (
+        ["lab", "variance", "--task", "{sums}"],
+        "the train split of '{sums}' has 12 prompts, and 2048 are asked for; lower --tr",
+    ),
     (["lab", "variance", "--rollouts", "1"], "poise: --rollouts must be at least 2, got 1: a sibling is needed"),
     (["eval", "--seed", "-1"], "--seed must be at least 0, got -1"),
     (["eval", "--temperature", "nan"], "temperature must be 0 or more and top_p in (0, 1], got nan and 0.95"),
@@ -132,7 +187,10 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("words", "expected"), OTHERS, ids=words_of)
-def test_other_commands_say_what_is_wrong(words: list[str], expected: str, poise: Callable) -> None:
+def test_other_commands_say_what_is_wrong(words: list[str], expected: str, poise: Callable, tmp_path: Path) -> None:
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text("".join(json.dumps({"prompt": f"{n}+1=", "answer": n + 1}) + "\n" for n in range(12)))
+    words, expected = [word.replace("{sums}", str(sums)) for word in words], expected.replace("{sums}", str(sums))
     told = poise(*words)
     assert told.status in (1, 2)
     assert expected in told.err

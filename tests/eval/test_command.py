@@ -61,6 +61,17 @@ def test_paired_against_another_run(config, tmp_path, capsys):
     assert "paired over 12 prompts" in shown
 
 
+def test_another_task_is_refused_before_anything_is_sampled(config, tmp_path):
+    run(config)
+    (tmp_path / "others.jsonl").write_text(json.dumps({"q": "other?", "a": 1}) + "\n")
+    others = replace(
+        config, task=str(tmp_path / "others.jsonl"), out=str(tmp_path / "o"), against=str(tmp_path / "out")
+    )
+    with pytest.raises(ConfigError, match="none of these 1 prompts is among the 12 of --against"):
+        run(others)
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_retrained_model_in_the_same_folder_is_not_resumed(config, saved):
     run(config)
     weights = saved / "model.safetensors"

@@ -10,6 +10,7 @@ import pytest
 from minute_study import MINUTE
 from poise.cli import main
 from poise.lab.settings import QUICK_VALUE, QUICK_VARIANCE
+from poise.lab.study import number
 from poise.report.studies import read_study
 
 VALUE = ["lab", "value", "--quick", *MINUTE, "--held-out-prompts", "10", "--k", "12", "--row-counts", "16"]
@@ -21,6 +22,10 @@ def rows_of(folder: Path) -> list[dict]:
     """Rows without what depends on the clock."""
     record = json.loads((folder / "study.json").read_text("utf-8"))
     return [{key: value for key, value in row.items() if key != "seconds"} for row in record["rows"]]
+
+
+def test_nothing_is_less_than_zero_by_its_sign_alone() -> None:
+    assert number({"mean": -1e-6, "low": -0.02, "high": -0.0}) == "0.000 [-0.020, 0.000]"
 
 
 def test_value_study_end_to_end_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,46 @@ def test_conversational_completions_reach_a_verifier_as_text():
     assert reward(prompts=[[{"role": "user", "content": "?"}]], completions=said, answer=["7"]) == [1.0]
 
 
+def test_a_number_is_a_score_and_nothing_is_a_failure():
+    assert verifier(lambda completion, example: completion == "4")("4", {}).score == 1.0
+    assert verifier(lambda completion, example: None)("4", {}).failure == "it returned None"
+    assert verifier(lambda completion, example: float("nan"))("4", {}).failure == "it returned nan"
+    reward = trl_reward(lambda completion, example: {"4": 0.5, "5": None}[completion])
+    assert reward(prompts=["a"] * 3, completions=["4", "5", "6"]) == pytest.approx(
+        [0.5, float("nan"), float("nan")], nan_ok=True
+    )
+    assert reward.last_failure == "<lambda>: KeyError: '6'"  # pyright: ignore
+
+
+def test_a_verifier_of_the_users_keeps_its_name_and_what_it_says_of_itself():
+    def mine(completion, example):
+        return 1.0
+
+    mine.concurrency = 3
+    assert (verifier(mine).__name__, verifier(mine).concurrency) == ("mine", 3)
+
+
+def test_a_trl_reward_may_ask_for_token_ids_alone():
+    assert is_trl_reward(lambda completion_ids, **columns: [0.0])
+
+
+def test_a_trl_reward_gets_stand_ins_for_what_only_training_has():
+    def logs(completions, trainer_state, log_metric, **columns):
+        log_metric("longest", 3)
+        return [1.0 - trainer_state.global_step / trainer_state.max_steps]
+
+    assert verifier(logs)("x", {"prompt": "y"}).score == 1.0
+
+
+def test_a_class_that_wants_arguments_is_named():
+    class Needs:
+        def __init__(self, key):
+            self.key = key
+
+    with pytest.raises(ConfigError, match="is a class that cannot be made without arguments"):
+        resolve(Needs)
+
+
 def test_a_verl_reward_is_adapted():
     assert verifier(verls)("4", {"answer": "4"}).score == 0.25
 

@@ -100,3 +100,33 @@ def test_broken_json_names_the_line(tmp_path):
     path.write_text('{"prompt": "a\u2028b"}\n{"prompt": \n')
     with pytest.raises(ConfigError, match=r"line 2 of .* is not JSON"):
         load_task(str(path))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])
+def test_a_mark_of_byte_order_is_no_part_of_a_file(name, tmp_path):
+    """Spreadsheets and some editors begin every file with one."""
+    text = {"a.csv": "prompt,answer\n1+1=,2\n", "a.jsonl": '{"prompt": "1+1=", "answer": 2}\n'}
+    (tmp_path / name).write_text(text.get(name, '[{"prompt": "1+1=", "answer": 2}]'), encoding="utf-8-sig")
+    rows = load_task(str(tmp_path / name), "test", test_file=str(tmp_path / name))
+    assert (rows[0]["prompt"], rows[0]["answer"]) == ("1+1=", "2")
+
+
+def test_a_comma_too_many_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,answer\n1+1=,2\nWhat, then, is 2?,2\n")
+    with pytest.raises(
+        ConfigError, match=r"record 2 of .* has more values than the first line has names: \[' is 2\?', '2'\]"
+    ):
+        load_task(str(tmp_path / "a.csv"))
+
+
+def test_what_is_missing_is_no_text_that_says_so():
+    given = [{"prompt": "a", "answer": None, "domain": None}, {"prompt": "b", "answer": float("nan"), "domain": ""}]
+    rows = records_to_dataset([*given, {"prompt": "c", "answer": 0, "domain": 3}])
+    assert rows["answer"][:] == ["", "", "0"]
+    assert rows["domain"][:] == ["default", "default", "3"]
+
+
+def test_what_a_message_says_is_text():
+    parts = [{"role": "user", "content": [{"type": "text", "text": "1+1="}]}]
+    with pytest.raises(ConfigError, match="a list of messages with 'role' and 'content', both text"):
+        records_to_dataset([{"prompt": parts}])

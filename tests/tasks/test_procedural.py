@@ -226,7 +226,8 @@ class TestVerdicts:
         columns = {key: [row[key] for row in rows] for key in ("answer", "domain", "info")}
         assert reward(prompts=[row["prompt"] for row in rows], completions=said, **columns) == [1.0, 1.0]
         columns["info"][1] = "broken"
-        assert reward(prompts=[row["prompt"] for row in rows], completions=said, **columns) == [1.0, None]
+        scores = reward(prompts=[row["prompt"] for row in rows], completions=said, **columns)
+        assert scores == pytest.approx([1.0, float("nan")], nan_ok=True)
 
 
 class TestScorersThatEvaluate:

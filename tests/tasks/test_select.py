@@ -32,6 +32,24 @@ def test_deduplicate_keeps_the_first():
     assert [r["prompt"] for r in deduplicate(rows("One two", "three", "one, TWO"))] == ["One two", "three"]
 
 
+def test_problems_that_differ_in_a_sign_are_two():
+    different = [
+        "3 + 4 = ?",
+        "3 - 4 = ?",
+        "3 * 4 = ?",
+        "3 / 4 = ?",
+        "(3 + 4) * 2",
+        "3 + (4 * 2)",
+        "x < 3",
+        "x > 3",
+        "1.5",
+        "1 5",
+    ]
+    assert [r["prompt"] for r in deduplicate(rows(*different))] == different
+    same = ["Sara 's 3 dogs cost $4.50 .", "Sara's 3 dogs cost 4.50!", "sara’s 3 dogs cost 4.50"]
+    assert len(deduplicate(rows(*same))) == 1
+
+
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.floats(0.01, 0.99))
 def test_every_row_is_in_exactly_one_split(prompts, share):
     made = rows(*prompts)
@@ -47,7 +65,7 @@ def test_a_larger_share_only_adds_to_the_held_out_rows():
     assert 150 < len(small) < 250
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 2])
+@pytest.mark.parametrize("share", [0, 1, -0.1, 2, "10%"])
 def test_an_impossible_share(share):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         split_by_hash(rows("a"), "train", share)

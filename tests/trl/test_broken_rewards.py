@@ -14,6 +14,7 @@ from torch import nn
 
 import tiny_policy
 from poise.errors import RewardError
+from poise.rewards import Verdict, as_trl_reward
 from poise.trl.guard import RewardGuard, mark_failed_models, total_rewards
 
 NAN, INF = float("nan"), float("inf")
@@ -179,3 +180,14 @@ def test_nothing_but_failures_stops_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=r"last 3 generation batches.*broken raised ConnectionError: sandbox is down"):
         trainer.train()
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_why_a_verifier_failed_is_remembered() -> None:
+    def verify(completion: str, example: Any) -> Verdict:
+        return Verdict.failed("the ground truth holds no number")
+
+    guard = RewardGuard(None)
+    assert guard.wrap(as_trl_reward(verify))(prompts=["p"], completions=["c"]) == [INF], (
+        "beside another reward, None would be a zero"
+    )
+    assert guard.last_failure == "verify: the ground truth holds no number"

@@ -160,6 +160,14 @@ def test_a_script_that_only_changes_the_class_name(tmp_path: Path) -> None:
     trainer.train()
 
 
+def test_a_script_is_told_which_defaults_become_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PoiseConfig.adopt(
+        GRPOConfig(output_dir=str(tmp_path), num_generations=8, epsilon_high=0.3, use_cpu=True, bf16=False)
+    )
+    assert "num_generations 8 -> 2, delta None -> 10.0, scale_rewards 'group' -> 'none'; a PoiseConfig" in caplog.text
+    assert "epsilon_high" not in caplog.text
+
+
 def test_a_script_that_set_eight_rollouts_keeps_them(tmp_path: Path) -> None:
     adopted = PoiseConfig.adopt(GRPOConfig(output_dir=str(tmp_path), num_generations=4, use_cpu=True, bf16=False))
     assert (adopted.num_generations, adopted.baseline) == (4, "probe")

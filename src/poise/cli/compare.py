@@ -8,7 +8,7 @@ from poise.lab.compare_settings import QUICK, CompareSettings
 
 EPILOGUE = """
 options of the command itself:
-  --quick              four methods, two seeds, one learning rate: about eight minutes on two cores; flags override it
+  --quick              five methods, two seeds, one learning rate: some five minutes on two cores; flags override it
   --dry-run            say what would run, and run nothing
   --finished           start nothing; compare what has been finished so far
   --config FILE.toml   settings of the comparison from a file; flags override it

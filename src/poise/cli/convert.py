@@ -10,8 +10,8 @@ from poise.cli.parse import UsageError, parse_flags, show_help
 
 ABOUT = """usage: poise data convert SOURCE TARGET [options]
 
-SOURCE is a .parquet or .jsonl file, or the name of a task (then its rows are written in verl's form); TARGET is a
-.parquet or .jsonl file. A dataset converted there and back is the one that it was.
+SOURCE is a .parquet, .jsonl, .json or .csv file, or the name of a task (then its rows are written in verl's form);
+TARGET is a .parquet or .jsonl file. A dataset converted there and back is the one that it was.
 """
 
 
@@ -57,10 +57,11 @@ def main(argv: list[str]) -> int:
 
 
 def _convert(source: str, target: Path, settings: ConvertSettings) -> int:
+    from poise.tasks.files import KINDS
     from poise.verl.convert import convert_file, convert_rows
 
     options = {name: getattr(settings, name) for name in ("split", "reward", "prompt", "answer", "domain")}
-    if Path(source).suffix in (".parquet", ".jsonl"):
+    if Path(source).suffix in KINDS:
         return convert_file(Path(source), target, settings.to, **options)
     from poise.runs.prompts import at_most
     from poise.tasks import reward_of

@@ -93,10 +93,12 @@ def _lengths(dataset: Any, tokenizer: Any) -> str:
 
 
 def _shown(row: dict[str, Any], tokenizer: Any) -> str:
+    from poise.tasks.templates import filled_chat
+
     prompt = row["prompt"]
     if not isinstance(prompt, str):
         if tokenizer is not None:
-            prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+            prompt = filled_chat(tokenizer, prompt)
         else:
             prompt = "\n".join(f"[{message['role']}] {message['content']}" for message in prompt)
     return f"{prompt}\n[ground truth] {row['answer']}   [domain] {row['domain']}"

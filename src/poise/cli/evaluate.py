@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from poise.cli.parse import SettingsT, parse_settings, show_help, take_options
 from poise.eval.command import EvalConfig
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     hush()
     run = RunFolder(settings.model)
     if run.exists:
-        another = settings.task != EvalConfig().task or any(word.split("=")[0] == "--task" for word in words.rest)
+        another = names_task(settings, EvalConfig(), words.rest)
         settings = parse_settings(with_defaults_of(run, EvalConfig(), another), words.rest, "poise eval", config)
 
     from poise.eval.command import run as evaluate
@@ -41,25 +42,30 @@ def main(argv: list[str]) -> int:
     return evaluate(settings)
 
 
-def with_defaults_of(run: RunFolder, base: SettingsT, another_task: bool = False) -> SettingsT:
+def names_task(settings: Any, base: Any, words: list[str]) -> bool:
+    """Whether a file of settings or the words of a command name the task, which then need not be the run's."""
+    return settings.task != base.task or any(word.split("=")[0] == "--task" for word in words)
+
+
+def with_defaults_of(run: RunFolder, base: SettingsT, another_task: bool = False, held_out: bool = True) -> SettingsT:
     """Settings with the task, seed, rewards and length limit of a training run as their defaults.
 
     Args:
         run: the run's folder.
         base: settings without them.
         another_task: a task is named that may not be the run's, so its options and rewards are not taken over.
+        held_out: the task is the one whose test split the run held out; else the one that it trained on.
     """
-    from poise.runs.prompts import task_name, task_options
+    from poise.runs.prompts import held_out_task, task_name, task_options
 
     saved = run.saved_settings()
     base = replace(base, seed=saved.data.data_seed, max_new_tokens=saved.generation.max_completion_tokens)  # pyright: ignore
     if another_task:
         return base
-    other = saved.data.eval_task
-    options = {} if other else task_options(saved.data)
+    task, options = held_out_task(saved.data) if held_out else (task_name(saved.data), task_options(saved.data))
     return replace(
         base,  # pyright: ignore
-        task=other or task_name(saved.data),
+        task=task,
         # As it is read again: Python's False would be the text "False", which is true.
         task_options=tuple(
             f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()

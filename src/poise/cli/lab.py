@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from poise.cli.evaluate import with_defaults_of
+from poise.cli.evaluate import names_task, with_defaults_of
 from poise.cli.parse import parse_settings, show_help, take_options
 from poise.cli.table import run_command
 from poise.errors import ConfigError
@@ -23,7 +23,8 @@ options of the command itself:
   --debug              show the traceback of an error
 
 With --model RUN, a folder that poise train wrote, the task, its options and its seed, the reward and the length limit
-are that run's unless named here. Run the same command again to resume; poise report shows what a study found.
+are that run's unless named here; another --task comes with its own options and reward. Run the same command again to
+resume; poise report shows what a study found.
 """
 
 
@@ -59,7 +60,8 @@ def _study(argv: list[str], name: str) -> int:
     hush()
     run = RunFolder(settings.model)
     if run.exists:
-        settings = parse_settings(with_defaults_of(run, base), words.rest, prog, config)
+        another = names_task(settings, base, words.rest)
+        settings = parse_settings(with_defaults_of(run, base, another, held_out=False), words.rest, prog, config)
     try:
         study = importlib.import_module(f"poise.lab.{name}")
     except ImportError as error:

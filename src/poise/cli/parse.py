@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from poise.errors import ConfigError
-from poise.runs.configfile import read_settings, suggest
+from poise.runs.configfile import at_home, read_settings, suggest
 
 SettingsT = TypeVar("SettingsT")
+
+
+_EXAMPLES = {"--config": "FILE.toml", "--resume": "auto", "--out": "FILE.html"}
 
 
 class UsageError(ConfigError):
@@ -44,7 +47,7 @@ def take_options(argv: list[str], valued: tuple[str, ...] = (), switches: tuple[
     """
     rest: list[str] = []
     options: dict[str, Any] = {}
-    words = iter(argv)
+    words = map(at_home, argv)
     for word in words:
         name, equals, value = word.partition("=")
         if word in switches:
@@ -52,7 +55,7 @@ def take_options(argv: list[str], valued: tuple[str, ...] = (), switches: tuple[
         elif name in valued:
             value = value if equals else next(words, "")
             if not value or (not equals and value.startswith("--")):
-                raise UsageError(f"{name} needs a value, e.g. {name} VALUE")
+                raise UsageError(f"{name} needs a value, e.g. {name} {_EXAMPLES.get(name, 'VALUE')}")
             options[name] = value
         else:
             rest.append(word)
@@ -76,7 +79,7 @@ def parse_flags(base: SettingsT, argv: list[str], prog: str) -> SettingsT:
     """Settings from `base` and flags; a flag is the field's name with dashes, whatever section it is in."""
     import tyro
 
-    known = flags_of(type(base))
+    known, argv = flags_of(type(base)), [at_home(word) for word in argv]
     for word in argv:
         name = word.partition("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
@@ -88,7 +91,21 @@ def parse_flags(base: SettingsT, argv: list[str], prog: str) -> SettingsT:
     except SystemExit as stop:
         if not stop.code:
             raise HelpShown from None
-        raise UsageError(f"{_sentence(said.getvalue())} (see {prog} --help)") from None
+        sentence = _sentence(said.getvalue())
+        raise UsageError(f"{sentence}{_meant(sentence, known)} (see {prog} --help)") from None
+
+
+def _meant(said: str, known: list[str]) -> str:
+    """A clause that says what a word was meant for, where the word itself tells."""
+    if (found := re.search(r"Unrecognized options: (\S+)", said)) is None:
+        return "; several values are parted by spaces" if re.search(r"'[^' ]+,[^' ]+'", said) else ""
+    if found[1].lower() in ("true", "false", "yes", "no"):
+        return "; a flag that is on or off takes no value: --name, or --no-name"
+    kind, data = Path(found[1]).suffix, "--data" if "--data" in known else "--task"
+    by_kind = {".toml": "--config", ".jsonl": data, ".json": data, ".csv": data, ".parquet": data}
+    is_model = "--model" in known and Path(found[1]).is_dir()
+    flag = by_kind.get(kind) or ("--model" if is_model else "")
+    return f"; did you mean {flag} {found[1]}?" if flag else ""
 
 
 def show_help(base: Any, prog: str, epilogue: str) -> int:

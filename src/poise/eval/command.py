@@ -75,6 +75,7 @@ def run(config: EvalConfig) -> int:
     from rich.progress import Progress
 
     from poise.eval import Evaluation, compare, evaluate_with
+    from poise.eval.store import prompt_key
     from poise.runs.prompts import judged
     from poise.tasks import load_task
 
@@ -87,6 +88,11 @@ def run(config: EvalConfig) -> int:
     options = named_options("task", config.task_options)
     dataset = load_task(config.task, config.split, config.size, config.seed, **options)
     dataset, verify, reward = judged(dataset, config.task, config.reward, config.reward_weights)
+    if other is not None and not {prompt_key(dict(row)) for row in dataset} & {result.key for result in other.results}:
+        raise ConfigError(
+            f"none of these {len(dataset)} prompts is among the {len(other.results)} of --against {config.against}; "
+            "compare on the same task, split and template"
+        )
     sampling = _sampling(config)
     out = Path(config.out or Path("runs", "eval", f"{slug(config.model)}-{slug(config.task)}"))
     console = Console()

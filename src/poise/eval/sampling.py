@@ -17,6 +17,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from poise.errors import ConfigError
 from poise.tasks.rows import Prompt
+from poise.tasks.templates import filled_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +189,11 @@ def encode(tokenizer: Any, prompt: Prompt, template: Mapping[str, Any] | None = 
     """Token ids of a prompt as the policy sees it in training: text as it is, messages through the chat template.
 
     Raises:
-        ConfigError: messages, and the tokenizer has no chat template.
+        ConfigError: messages, and the tokenizer has no chat template, or one that refuses them.
     """
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
-    if tokenizer.chat_template is None:
-        raise ConfigError(
-            "the prompts are messages and the tokenizer has no chat template; set the task's chat = false"
-        )
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **(template or {}))
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer(filled_chat(tokenizer, prompt, template), add_special_tokens=False)["input_ids"]
 
 
 def room_for(prompt_length: int, context: int) -> int:

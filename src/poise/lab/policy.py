@@ -15,8 +15,7 @@ from poise.eval.sampling import HFSampler, Sampling, encode
 from poise.lab.rollouts import Drawing, View
 from poise.lab.settings import PolicySettings
 from poise.rewards import Verifier
-from poise.runs.prompts import judged
-from poise.tasks import load_task
+from poise.runs.prompts import at_most, judged
 
 Row = Mapping[str, Any]
 
@@ -99,12 +98,14 @@ def load_prompts(settings: PolicySettings, train: int, held_out: int) -> Prompts
     options = named_options("task", settings.task_options)
     found: list[list[Row]] = []
     for split, size in (("train", train), ("test", held_out)):
-        dataset = load_task(settings.task, split, size, settings.seed, **options)
+        dataset = at_most(settings.task, split, size, settings.seed, options)
         dataset, verify, _ = judged(dataset, settings.task, settings.reward, settings.reward_weights)
         rows = list(dataset)
         if len(rows) < size:
+            held_out_flag = "--held-out-prompts" if hasattr(settings, "held_out_prompts") else "--prompts"
             raise ConfigError(
-                f"the {split} split of {settings.task!r} has {len(rows)} prompts, and {size} are asked for"
+                f"the {split} split of {settings.task!r} has {len(rows)} prompts, and {size} are asked for; lower "
+                f"{'--train-prompts' if split == 'train' else held_out_flag}"
             )
         found.append(rows)
     return Prompts(found[0], found[1], verify)

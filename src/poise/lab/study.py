@@ -117,7 +117,8 @@ class Steps:
 
 def number(estimate: Mapping[str, float], digits: int = 3) -> str:
     """A value with its interval."""
-    return f"{estimate['mean']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+    mean, low, high = (round(estimate[name], digits) + 0.0 for name in ("mean", "low", "high"))  # no "-0.000"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def rows_where(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[Mapping[str, Any]]:

@@ -95,7 +95,7 @@ def gather(
 
 
 def variants(settings: ValueSettings, policy: FrozenPolicy, domains: int) -> list[Entry]:
-    """Every probe of the study; the first is the one that training uses by default."""
+    """Every probe of the study; the first is the published form."""
     base = reference(settings, policy.prompt, policy.reasoning)
     entries: list[Entry] = [("rivals", "probe", None, base)]
     if domains > 1:

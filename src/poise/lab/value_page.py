@@ -90,7 +90,7 @@ def reading(rows: Sequence[dict[str, Any]], targets: Targets) -> list[str]:
 
 
 def _against_the_probe(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Which variants and rivals are better than the default probe, beyond their paired interval."""
+    """Which variants and rivals are better than the published probe, beyond their paired interval."""
     better: dict[str, dict[str, float]] = {}
     for row in rows_where(rows, domain="all"):
         gap = row["mse_true_minus_probe"]
@@ -98,10 +98,10 @@ def _against_the_probe(rows: Sequence[dict[str, Any]]) -> list[str]:
         if gap["high"] < 0 and gap["mean"] not in [known["mean"] for known in better.values()]:
             better[row["name"]] = gap
     if not better:
-        return ["Nothing in this study predicts the pass rate better than the default probe beyond its interval."]
+        return ["Nothing in this study predicts the pass rate better than the published probe beyond its interval."]
     best = sorted(better, key=lambda name: better[name]["mean"])[:5]
     listed = "; ".join(f"{name} ({number(better[name], 4)})" for name in best)
-    return [f"Better than the default probe, in squared error against the pass rate, paired over prompts: {listed}."]
+    return [f"Better than the published probe, in squared error against the pass rate, paired over prompts: {listed}."]
 
 
 def headline(rows: Sequence[dict[str, Any]], k: int) -> Shown:
@@ -189,7 +189,7 @@ def rivals_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         )
         for here, value, end in zip(y, mean, high, strict=True):
             axes.annotate(
-                f"{value:.2f}",
+                f"{round(value, 2) + 0.0:.2f}",  # never "-0.00"
                 (max(0.0, min(end, 1.0)), here),
                 xytext=(3, 0),
                 textcoords="offset points",

@@ -229,6 +229,10 @@ def decomposition_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+# How the text writes what PROXIES name.
+_SAID = {"one_minus_pi": "Σ (1 − π)²", "residual": "Σ ‖e − π‖²", "nll": "−Σ log π", "length": "length, tokens"}
+
+
 def proxies_figure(gradients: Gradients, rollouts: Rollouts) -> Figure:
     """One panel a proxy; at most 2,000 rollouts are drawn."""
     figure = Figure(figsize=(SIZE[0] * 1.2, SIZE[1] * 1.2), layout="constrained")
@@ -242,11 +246,11 @@ def proxies_figure(gradients: Gradients, rollouts: Rollouts) -> Figure:
             axes.plot(
                 values_B[chosen_B][::step], true_B[chosen_B][::step], ".", ms=2, alpha=0.4, color=colour, label=label
             )
-        axes.set_xlabel(proxy)
+        axes.set_xlabel(_SAID[proxy])
         axes.set_ylabel("‖s‖²")
         axes.set_yscale("symlog", linthresh=max(1e-9, float(true_B.median())))
     axes.legend(markerscale=5, fontsize=9)
-    figure.suptitle("Squared score norm and its proxies")
+    figure.suptitle("Squared score norm and its proxies", weight="bold", fontsize=11)
     return figure
 
 

@@ -99,10 +99,13 @@ class RunData:
         """The reward that the policy was updated with: the weighted sum of the rollout's reward columns."""
         columns = self._reward_columns(list(rollout))
         weights = self.settings.reward.reward_weights or (1.0,) * len(columns)
-        values = [rollout[column] for column in columns]
-        if len(weights) != len(columns) or not all(map(_is_number, values)):
+        if len(weights) != len(columns):
             return math.nan
-        return float(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+        # One that did not apply is left out; where one failed, none is a number.
+        values = [
+            (w, rollout[column]) for w, column in zip(weights, columns, strict=True) if _is_number(rollout[column])
+        ]
+        return float(sum(weight * value for weight, value in values)) if values else math.nan
 
     def _reward_columns(self, names: list[str]) -> list[str]:
         rewards = [name for name in names if name not in NOT_REWARDS]
@@ -154,7 +157,7 @@ def read_run(folder: RunFolder) -> RunData:
         )
     files = {int(path.stem.removeprefix("step_")): path for path in folder.completions.glob("step_*.parquet")}
     return RunData(
-        name=folder.path.name,
+        name=folder.path.resolve().name,
         folder=folder,
         settings=folder.saved_settings(),
         metrics=folder.metrics.read(),

@@ -152,7 +152,9 @@ def tracking(runs: Sequence[RunData]) -> Figure | None:
     )
     if figure is not None:
         for index, run in enumerate(runs):
-            draw.curve(figure.axes[1], *_xy(runs, run, "poise/track_ceiling"), index, linestyle=":")
+            label = "the true pass rates'" if index == 0 else None
+            draw.curve(figure.axes[1], *_xy(runs, run, "poise/track_ceiling"), index, label, linestyle=":")
+        draw.legend(figure.axes[1], True)
         draw.from_zero(figure.axes[1])
     return figure
 

@@ -8,6 +8,7 @@ from poise.rewards.registry import (
     names,
     register,
     resolve,
+    stand_ins,
     trl_reward,
     verifier,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "names",
     "register",
     "resolve",
+    "stand_ins",
     "trl_reward",
     "verifier",
 ]

@@ -8,6 +8,7 @@ their parameters, and each can be asked for in the other's form.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from threading import RLock
@@ -15,7 +16,7 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.imports import import_attribute, nearest
-from poise.rewards.verdict import Verdict, Verifier, as_trl_reward
+from poise.rewards.verdict import DOES_NOT_APPLY, Verdict, Verifier, as_trl_reward, verdict_of
 
 TRLReward = Callable[..., Any]
 Reward = Verifier | TRLReward
@@ -77,17 +78,30 @@ def resolve(spec: str | Reward) -> Reward:
         return found
     if ":" in spec:
         return _accepted(import_attribute(spec), spec)
+    if spec.endswith(".py"):
+        raise ConfigError(f"{spec} is a file; name the function in it, as {spec}:FUNCTION")
     raise ConfigError(f"no reward is called {spec!r}{nearest(spec, names())}; or name your own as 'module:function'")
 
 
 def verifier(spec: str | Reward) -> Verifier:
     """The reward that a spec names, in our form `(completion, example) -> Verdict`."""
     reward = resolve(spec)
-    return from_trl_reward(reward) if is_trl_reward(reward) else reward
+    if is_trl_reward(reward):
+        return from_trl_reward(reward)
+    return reward if reward.__module__.startswith("poise.") else _in_verdicts(reward)
+
+
+def _in_verdicts(reward: Callable[..., Any]) -> Verifier:
+    """A user's verifier, which may say a number where ours say a Verdict; it keeps its name and attributes."""
+
+    def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
+        return verdict_of(reward(completion, example))
+
+    return functools.update_wrapper(verify, reward)
 
 
 def trl_reward(spec: str | Reward) -> TRLReward:
-    """The reward that a spec names, in TRL's form: columns in, one float or None per rollout out."""
+    """The reward that a spec names, in TRL's form: columns in, one float (NaN: failed) or None per rollout out."""
     reward = resolve(spec)
     if is_trl_reward(reward):
         return reward
@@ -98,7 +112,7 @@ def is_trl_reward(reward: Reward) -> bool:
     """Whether a callable takes TRL's keyword columns rather than one completion and its example."""
     parameters = inspect.signature(reward).parameters
     only_keywords = {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.VAR_KEYWORD}
-    return "completions" in parameters or only_keywords
+    return bool({"completions", "completion_ids"} & set(parameters)) or only_keywords
 
 
 def from_trl_reward(reward: TRLReward) -> Verifier:
@@ -108,12 +122,26 @@ def from_trl_reward(reward: TRLReward) -> Verifier:
         prompt = example.get("prompt", "")
         columns = {key: [value] for key, value in example.items() if key not in ("prompt", "prompts", "completions")}
         said = completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
-        scored = reward(prompts=[prompt], completions=[said], **columns)
+        scored = reward(prompts=[prompt], completions=[said], **{**stand_ins(reward), **columns})
         (score,) = asyncio.run(scored) if inspect.iscoroutine(scored) else scored
-        return Verdict.failed("the reward function returned None") if score is None else Verdict(score=float(score))
+        return Verdict.failed(DOES_NOT_APPLY) if score is None else Verdict(score=float(score))
 
     verify.__name__ = getattr(reward, "__name__", type(reward).__name__)
     return verify
+
+
+def stand_ins(reward: TRLReward) -> dict[str, Any]:
+    """What TRL adds in a run, as far as the function asks for it, for calls outside of one: step 0, and no log."""
+
+    def unheard(*said: Any) -> None: ...
+
+    parameters = inspect.signature(reward).parameters
+    given: dict[str, Any] = {name: unheard for name in ("log_extra", "log_metric") if name in parameters}
+    if "trainer_state" in parameters:
+        from transformers import TrainerState
+
+        given["trainer_state"] = TrainerState(max_steps=1)
+    return given
 
 
 def from_verl_reward(reward: Callable[..., Any]) -> Verifier:
@@ -133,7 +161,11 @@ def from_verl_reward(reward: Callable[..., Any]) -> Verifier:
 
 
 def _accepted(reward: Any, spec: str) -> Reward:
-    reward = reward() if isinstance(reward, type) else reward
+    if isinstance(reward, type):
+        try:
+            reward = reward()
+        except TypeError as error:
+            raise ConfigError(f"the reward {spec} is a class that cannot be made without arguments: {error}") from error
     if not callable(reward):
         raise ConfigError(f"the reward {spec} is of type {type(reward).__name__} and cannot be called")
     parameters = inspect.signature(reward).parameters
@@ -146,6 +178,6 @@ def _accepted(reward: Any, spec: str) -> Reward:
     if len(positional) >= 2 >= len(required):
         return reward
     raise ConfigError(
-        f"the reward {spec} takes ({', '.join(parameters)}); expected (completion, example) -> Verdict, "
+        f"the reward {spec} takes ({', '.join(parameters)}); expected (completion, example) -> Verdict or number, "
         "or TRL's (prompts, completions, **columns) -> list of floats"
     )

@@ -1,7 +1,7 @@
 """What a verifier says about one rollout: a score, or a failure with its reason. A failure is never a zero.
 
 This is the `verify` step of the flow. A verifier is a pure function `(completion, example) -> Verdict`; the adapters
-here give it TRL's signature. A failed verification becomes None, which leaves the update and the probe's buffer.
+here give it TRL's signature. A failed verification becomes NaN: its rollout leaves the update and the probe's buffer.
 """
 
 from __future__ import annotations
@@ -44,6 +44,23 @@ class Verdict:
 
 
 Verifier = Callable[[str, Mapping[str, Any]], Verdict]
+# Said by a reward of TRL's form that returns None: of several rewards, the others then decide alone.
+DOES_NOT_APPLY = "the reward function returned None"
+
+
+def verdict_of(said: Any) -> Verdict:
+    """What a user's own verifier said: a verdict as it is, a number as its score, None or NaN as a failure.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+
+    >>> verdict_of(True).score, verdict_of(None).failure
+    (1.0, 'it returned None')
+    """
+    if isinstance(said, Verdict):
+        return said
+    score = math.nan if said is None else float(said)
+    return Verdict(score=score) if math.isfinite(score) else Verdict.failed(f"it returned {said}")
 
 
 def completion_text(completion: str | list[Mapping[str, Any]]) -> str:
@@ -53,25 +70,32 @@ def completion_text(completion: str | list[Mapping[str, Any]]) -> str:
     return "".join(str(message.get("content") or "") for message in completion)
 
 
-def as_trl_reward(verify: Verifier, name: str | None = None) -> Callable[..., list[float | None]]:
-    """A TRL reward function from a verifier: columns in, one float per rollout out, None where verification failed.
+def as_trl_reward(verify: Verifier, name: str | None = None) -> Callable[..., list[float]]:
+    """A TRL reward function from a verifier: columns in, one float per rollout out, NaN where verification failed.
+
+    NaN rather than None, which in TRL means that a reward does not apply: beside another reward, that would be a zero.
 
     Args:
         verify: `(completion, example) -> Verdict`; `example` is the dataset row (every column but the prompt's copies).
         name: what TRL logs the reward under; the verifier's own name if None.
+
+    Why the last failed rollout has no score stands in the function's attribute `last_failure`.
     """
 
-    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         rows = {
             key: values for key, values in columns.items() if isinstance(values, list) and len(values) == len(prompts)
         }
 
-        def score(index: int) -> float | None:
+        def score(index: int) -> float:
             example = {"prompt": prompts[index], **{key: values[index] for key, values in rows.items()}}
             try:
-                return verify(completion_text(completions[index]), example).score
-            except Exception:
-                return None
+                verdict = verdict_of(verify(completion_text(completions[index]), example))
+            except Exception as error:
+                verdict = Verdict.failed(f"{type(error).__name__}: {error}")
+            if verdict.failure is not None:
+                reward.last_failure = f"{reward.__name__}: {verdict.failure}"  # pyright: ignore
+            return math.nan if verdict.score is None else verdict.score
 
         # Verifiers that wait for other processes say how many rollouts they can look at side by side.
         threads = getattr(verify, "concurrency", 1)

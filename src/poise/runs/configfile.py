@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,29 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from poise.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT")
+
+# What others call a setting - TRL, or another command of this program - where letters alone would suggest another one.
+_ELSEWHERE = {
+    "num_generations": ("rollouts_per_prompt", "k"),
+    "per_device_train_batch_size": ("micro_batch",),
+    "batch_size": ("micro_batch",),
+    "num_train_epochs": ("steps",),
+    "max_new_tokens": ("max_completion_tokens",),
+    "max_tokens": ("max_completion_tokens", "max_new_tokens"),
+    "max_completion_tokens": ("max_new_tokens",),
+    "lr": ("learning_rate",),
+    "beta": ("kl_weight",),
+    "epsilon": ("clip_low",),
+    "delta": ("dual_clip",),
+    "save_steps": ("save_every",),
+    "eval_steps": ("eval_every",),
+    "use_peft": ("lora_rank",),
+    "dataset": ("data", "task"),
+    "dataset_name": ("data", "task"),
+    "train_data": ("data", "task"),
+    "data": ("task",),
+    "samples": ("k", "eval_samples"),
+}
 
 
 def read_settings(path: Path, base: SettingsT) -> SettingsT:
@@ -83,12 +107,19 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """A clause that names the known word nearest to `word`, its last part first (right key, wrong section)."""
     known = list(known)
     tail = word.rsplit(".", 1)[-1]
-    moved = [name for name in known if name.rsplit(".", 1)[-1] == tail]
+    moved = [name for name in known if name.rsplit(".", 1)[-1] == tail] or _called_elsewhere(tail, known)
     near = moved or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not near:
         tails = {name.rsplit(".", 1)[-1]: name for name in known}
         near = [tails[match] for match in difflib.get_close_matches(tail, tails, n=1, cutoff=0.5)]
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def _called_elsewhere(word: str, known: list[str]) -> list[str]:
+    """The known name of what has another name elsewhere; none if letters have to decide."""
+    here = {name.rsplit(".", 1)[-1].lstrip("-").replace("-", "_"): name for name in known}
+    meant = _ELSEWHERE.get(word.lstrip("-").replace("-", "_"), ())
+    return [here[name] for name in meant if name in here][:1]
 
 
 def coerce(value: Any, kind: Any, where: str) -> Any:
@@ -113,7 +144,16 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
     if type(value) is not kind:
         names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
         raise ConfigError(f"{where} must be {names.get(kind, kind)}, got {value!r}")
-    return value
+    return at_home(value) if kind is str else value
+
+
+def at_home(text: str) -> str:
+    """A place below `~` as a whole path, as a shell would say it: a file of settings and `--out=~/runs` meet no shell.
+
+    >>> at_home("path=~/data").endswith("/data"), at_home("about ~3")
+    (True, 'about ~3')
+    """
+    return re.sub(r"^([\w-]*=)?~(?=/)", lambda start: f"{start[1] or ''}{Path.home()}", text)
 
 
 def to_toml(settings: Any) -> str:

@@ -242,7 +242,7 @@ def refuse_changes(saved: TrainSettings, wanted: TrainSettings) -> list[str]:
     refused = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in _FREE_TO_CHANGE]
     if refused:
         raise ConfigError(
-            f"the run in {saved.run.out} was made with other settings ({'; '.join(refused)}); "
+            f"the run in {wanted.run.out} was made with other settings ({'; '.join(refused)}); "
             "leave them out to continue it, or choose another --out"
         )
     return [f"{key} changes from {old!r} to {new!r}" for key, (old, new) in changed.items() if key != "run.out"]

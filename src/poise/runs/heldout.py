@@ -76,6 +76,9 @@ class HeldOut(TrainerCallback):
             write_evaluation(found, self.folder.evaluation_file(step))
             self.folder.evaluations.append(record)
             self.display.evaluation(record)
+            if found.failed:
+                reason = next(iter(found.failures))
+                self.display.note(f"{found.failed} of {found.samples} verifications failed there, e.g. {reason}")
 
     def _measure(self, model: Any, tokenizer: Any) -> Evaluation:
         """The evaluation on all held-out prompts, of which every process takes its share."""

@@ -46,7 +46,8 @@ def locate(name: str) -> str:
     path = Path(name)
     if not path.exists():
         if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-            raise ConfigError(f"no model {name!r}: there is no such folder")
+            hint = "; a model on the hub is called owner/name" if "://" in name else ""
+            raise ConfigError(f"no model {name!r}: there is no such folder{hint}")
         return name
     run = RunFolder(path)
     if run.exists:
@@ -81,6 +82,7 @@ def look_at(settings: ModelSettings) -> Policy:
     except Exception as error:
         raise ConfigError(_why_not(settings.model, name, error)) from error
     _refuse_missing_files(settings.model, name, tokenizer)
+    _refuse_no_policy(settings.model, config, tokenizer, skeleton)
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {settings.model} has no end-of-sequence token: no rollout would ever end")
     if tokenizer.pad_token is None:
@@ -107,6 +109,21 @@ def _refuse_missing_files(asked: str, name: str, tokenizer: Any) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"the weights in {file} cannot be read: {error}") from error
+
+
+def _refuse_no_policy(asked: str, config: Any, tokenizer: Any, skeleton: Any) -> None:
+    """Refuses a model that was saved without its language head, and a tokenizer whose tokens it has no rows for."""
+    import transformers
+
+    for saved_as in config.architectures or ():
+        if not hasattr(getattr(transformers, saved_as, skeleton), "generate"):
+            raise ConfigError(f"{asked} was saved as {saved_as}, which generates no text; give a causal language model")
+    rows = skeleton.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"the tokenizer of {asked} has {len(tokenizer)} tokens, and the model's embedding {rows}; give the "
+            "tokenizer that belongs to it, or resize_token_embeddings and save it"
+        )
 
 
 def _base_of_adapter(name: str) -> str | None:

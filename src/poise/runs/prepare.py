@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from poise.core import decoder_blocks, resolve_layer
 from poise.errors import ConfigError
+from poise.runs.configfile import differences
 from poise.runs.plan import Plan, make_plan
 from poise.runs.policy import Policy, forward_dtype, look_at, lora
 from poise.runs.prompts import Prompts, load_prompts, load_rewards, reward_names, try_rewards
-from poise.runs.settings import TrainSettings
+from poise.runs.settings import ModelSettings, TrainSettings
 
 
 @dataclass
@@ -88,4 +91,35 @@ def prepare(settings: TrainSettings) -> Prepared:
     rewards = load_rewards(names, prompts)
     try_rewards(names, rewards, prompts.train)
     lora(settings.model, depth)
-    return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, list(prompts.notes))
+    notes = [*prompts.notes, *_beyond_context(settings, policy, prompts), *_unused_adapters(settings)]
+    return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, notes)
+
+
+def _unused_adapters(settings: TrainSettings) -> list[str]:
+    """A sentence if adapters are described, and none are trained."""
+    given = [key for key in differences(ModelSettings(), settings.model) if key.startswith("lora_")]
+    if settings.model.lora_rank or not given:
+        return []
+    return [f"{', '.join(given)} have no effect: --lora-rank is 0, so all weights are trained"]
+
+
+def _beyond_context(settings: TrainSettings, policy: Policy, prompts: Prompts) -> list[str]:
+    """A sentence if the longest rollouts would be longer than what the model was made for.
+
+    Raises:
+        ConfigError: its positions are learned, so that it has none beyond.
+    """
+    room = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    longest, completion = prompts.longest, settings.generation.max_completion_tokens
+    if room is None or longest + completion <= room:
+        return []
+    sentence = (
+        f"prompts of up to {longest} tokens and completions of up to {completion} are longer than the model's context "
+        f"of {room}; lower --max-completion-tokens or --max-prompt-tokens"
+    )
+    skeleton: Any = policy.skeleton
+    tables = [part for part in skeleton.modules() if isinstance(part, nn.Embedding)]
+    words = skeleton.get_input_embeddings()
+    if any(table is not words and room <= table.num_embeddings <= room + 2 for table in tables):  # OPT's begins at 2
+        raise ConfigError(sentence)
+    return [sentence]

@@ -5,6 +5,7 @@ Everything that can be wrong with a user's data or reward is found here, before 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -15,10 +16,12 @@ from typing import Any
 from datasets import Dataset
 
 from poise.errors import ConfigError
-from poise.rewards import Verdict, Verifier, is_trl_reward, resolve, trl_reward, verifier
+from poise.rewards import Verdict, Verifier, is_trl_reward, resolve, stand_ins, trl_reward, verifier
+from poise.rewards.verdict import DOES_NOT_APPLY
 from poise.runs.configfile import suggest
 from poise.runs.settings import DataSettings, RewardSettings
 from poise.tasks import load_task, parse_options, reward_of
+from poise.tasks.files import KINDS
 from poise.tasks.procedural import is_procedural
 from poise.tasks.rows import draw
 from poise.tasks.select import contamination, prompt_tokens, without
@@ -39,6 +42,7 @@ class Prompts:
     held_out: Dataset | None
     shuffled: bool = True
     notes: list[str] = field(default_factory=list)
+    longest: int = 0  # tokens of the longest prompt
 
 
 def task_name(settings: DataSettings) -> str:
@@ -47,8 +51,13 @@ def task_name(settings: DataSettings) -> str:
         raise ConfigError(f"--task {settings.task} and --data {settings.data} both name the prompts; give one of them")
     if settings.data is None:
         return settings.task or "tiny"
-    is_file = Path(settings.data).exists() or Path(settings.data).suffix in (".jsonl", ".json", ".csv", ".parquet")
-    return settings.data if is_file or settings.data.startswith("hub:") else f"hub:{settings.data}"
+    is_local = Path(settings.data).exists() or is_file(settings.data)
+    return settings.data if is_local or settings.data.startswith("hub:") else f"hub:{settings.data}"
+
+
+def is_file(name: str) -> bool:
+    """Whether a task is a local file."""
+    return not name.startswith("hub:") and Path(name).suffix in KINDS
 
 
 def task_options(settings: DataSettings) -> dict[str, Any]:
@@ -62,6 +71,17 @@ def task_options(settings: DataSettings) -> dict[str, Any]:
     columns = {"prompt": settings.prompt_column, "answer": settings.answer_column, "domain": settings.domain_column}
     renamed = {name: column for name, column in columns.items() if column != name}
     return {**parse_options(texts), **renamed}
+
+
+def held_out_task(settings: DataSettings) -> tuple[str, dict[str, Any]]:
+    """Name and options of the task whose test split a run holds out: all of it, where a file is named for that."""
+    name, options, other = task_name(settings), task_options(settings), settings.eval_task
+    if other is None:
+        return name, options
+    if not is_file(other):
+        return other, {}
+    whole = {"test_file": other}  # two files are read alike, column names and template included
+    return (name, {**options, **whole}) if is_file(name) else (other, whole)
 
 
 # Between the streams of two data seeds; training streams of one data seed are told apart by the run's seed.
@@ -88,18 +108,20 @@ def load_prompts(settings: DataSettings, needed: int, seed: int, tokenizer: Any)
         train = load_task(name, "train", settings.train_size, settings.data_seed, **options)
     prompts = Prompts(train, None, shuffled=settings.train_size is not None or not is_procedural(name))
     if settings.eval_size > 0:
-        prompts.held_out = _held_out(settings, name, options)
+        prompts.held_out = _held_out(settings)
         if settings.eval_task is not None or not is_procedural(name):
             _keep_apart(prompts)
-    prompts.train = _short_enough(prompts.train, tokenizer, settings.max_prompt_tokens, "training", prompts.notes)
+    prompts.train = _short_enough(prompts.train, tokenizer, settings.max_prompt_tokens, "training", prompts)
     if prompts.held_out is not None:
         longest = settings.max_prompt_tokens
-        prompts.held_out = _short_enough(prompts.held_out, tokenizer, longest, "held-out", prompts.notes)
+        prompts.held_out = _short_enough(prompts.held_out, tokenizer, longest, "held-out", prompts)
+    if missing := sum(not answer.strip() for answer in prompts.train["answer"]):
+        prompts.notes.append(f"{missing} of {len(prompts.train)} training prompts have no ground truth")
     return prompts
 
 
-def _held_out(settings: DataSettings, name: str, options: dict[str, Any]) -> Dataset:
-    name, options = (settings.eval_task, {}) if settings.eval_task is not None else (name, options)
+def _held_out(settings: DataSettings) -> Dataset:
+    name, options = held_out_task(settings)
     try:
         return at_most(name, "test", settings.eval_size, settings.data_seed, options)
     except ConfigError as error:
@@ -125,7 +147,7 @@ def _keep_apart(prompts: Prompts) -> None:
         raise ConfigError("every training prompt is held out as well; give other held-out prompts with --eval-task")
 
 
-def _short_enough(dataset: Dataset, tokenizer: Any, longest: int, which: str, notes: list[str]) -> Dataset:
+def _short_enough(dataset: Dataset, tokenizer: Any, longest: int, which: str, prompts: Prompts) -> Dataset:
     lengths = [prompt_tokens(tokenizer, prompt) for prompt in dataset["prompt"]]
     kept = [index for index, length in enumerate(lengths) if length <= longest]
     if not kept:
@@ -134,10 +156,11 @@ def _short_enough(dataset: Dataset, tokenizer: Any, longest: int, which: str, no
             "raise --max-prompt-tokens"
         )
     if len(kept) < len(dataset):
-        notes.append(
+        prompts.notes.append(
             f"{len(dataset) - len(kept)} of {len(dataset)} {which} prompts exceed {longest} tokens, and were dropped"
         )
         dataset = dataset.select(kept)
+    prompts.longest = max(prompts.longest, *(lengths[index] for index in kept))
     return dataset
 
 
@@ -183,8 +206,20 @@ def load_rewards(names: tuple[str, ...], prompts: Prompts) -> list[Callable[...,
     """
     prompts.train = with_columns(prompts.train, names)
     if prompts.held_out is not None:
+        _refuse_token_ids(names)
         prompts.held_out = with_columns(prompts.held_out, names)
     return [trl_reward(name) for name in names]
+
+
+def _refuse_token_ids(names: tuple[str, ...]) -> None:
+    """Evaluations sample text; a reward that cannot do without token ids would fail in all of them."""
+    for name in names:
+        needed = inspect.signature(resolve(name)).parameters.get("completion_ids")
+        if needed is not None and needed.default is needed.empty:
+            raise ConfigError(
+                f"the reward {name} asks for completion_ids, which evaluations do not have; give that parameter a "
+                "default, or train without evaluation (--eval-size 0)"
+            )
 
 
 def with_columns(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
@@ -209,24 +244,32 @@ def _with_column(dataset: Dataset, column: str, reward: str) -> Dataset:
         return dataset
     infos = [json.loads(text) for text in dataset["info"]] if "info" in dataset.column_names else []
     if infos and all(column in info for info in infos):
-        return dataset.add_column(column, [info[column] for info in infos])  # pyright: ignore
+        try:
+            return dataset.add_column(column, [info[column] for info in infos])  # pyright: ignore
+        except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors are among them
+            raise ConfigError(
+                f"the column {column!r}, which the reward {reward} asks for, holds values of several types ({error}); "
+                "make them all texts or all numbers"
+            ) from error
     known = [*dataset.column_names, *(infos[0] if infos else ())]
     raise ConfigError(f"the reward {reward} asks for a column {column!r}, which the data lacks{suggest(column, known)}")
 
 
 def total_reward(names: tuple[str, ...], weights: tuple[float, ...]) -> Verifier:
-    """One verifier whose score is the weighted sum of the rewards'; it fails where any of them fails."""
+    """One verifier whose score is the weighted sum of the rewards' that apply; it fails where any of them fails."""
     verifiers = [verifier(name) for name in names]
     if len(verifiers) == 1 and weights in ((), (1.0,)):
         return verifiers[0]
 
     def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
         verdicts = [each(completion, example) for each in verifiers]
-        for verdict in verdicts:
+        weighed = zip(weights or [1.0] * len(names), verdicts, strict=True)
+        applying = [(weight, verdict) for weight, verdict in weighed if verdict.failure != DOES_NOT_APPLY]
+        for verdict in [verdict for _, verdict in applying] or verdicts:
             if verdict.score is None:
                 return verdict
-        total = sum(w * float(v.score or 0.0) for w, v in zip(weights or [1.0] * len(names), verdicts, strict=True))
-        return Verdict(score=total, answer=verdicts[0].answer)
+        total = sum(weight * float(verdict.score or 0.0) for weight, verdict in applying)
+        return Verdict(score=total, answer=applying[0][1].answer)
 
     return verify
 
@@ -244,25 +287,29 @@ def try_rewards(names: tuple[str, ...], rewards: list[Callable[..., Any]], datas
     said: list[str] = []
     for name, reward in zip(names, rewards, strict=True):
         try:
+            if not is_trl_reward(resolve(name)):
+                verifier(name)(truth, row)  # what it raises is caught in its other form
             scores = reward(prompts=[row["prompt"]], completions=[completion], **_given(reward), **columns)
+            scores = asyncio.run(scores) if inspect.iscoroutine(scores) else scores
         except Exception as error:
             message = f"the reward {name} fails on the first row: {type(error).__name__}: {error}"
             raise ConfigError(message) from error
-        if not isinstance(scores, list) or len(scores) != 1 or not isinstance(scores[0], int | float | None):
-            raise ConfigError(
-                f"the reward {name} must return a list with one number or None per rollout, got {scores!r}"
-            )
-        said.append(f"reward {name} gives {scores[0]} to the first row's ground truth")
+        said.append(f"reward {name} gives {_only_score(name, scores)} to the first row's ground truth")
     return said
+
+
+def _only_score(name: str, scores: Any) -> float | None:
+    """The score of a single rollout, as the trainer reads it: numbers of numpy and torch are numbers."""
+    try:
+        (score,) = scores
+        return None if score is None else float(score)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"the reward {name} must return a list with one number or None per rollout, got {scores!r}"
+        ) from None
 
 
 def _given(reward: Callable[..., Any]) -> dict[str, Any]:
     """Stand-ins for what TRL adds in a run, as far as the function asks for it."""
-    offered = {
-        "completion_ids": [[0]],
-        "trainer_state": None,
-        "log_extra": lambda *_: None,
-        "log_metric": lambda *_: None,
-    }
-    parameters = inspect.signature(reward).parameters
-    return {key: value for key, value in offered.items() if key in parameters}
+    ids = {"completion_ids": [[0]]} if "completion_ids" in inspect.signature(reward).parameters else {}
+    return {**stand_ins(reward), **ids}

@@ -60,7 +60,7 @@ class DataSettings:
     eval_size: int = 256
     """Held-out prompts, at most; 0 turns evaluation off."""
     eval_task: str | None = None
-    """Task, file or hub:owner/name to evaluate on instead of the held-out split of the training task."""
+    """Task, file (all of it) or hub:owner/name to evaluate on instead of the held-out split of the training task."""
     data_seed: int = 0
     """Draws (or generates) the prompts; which of them a step trains on follows `seed`."""
     max_prompt_tokens: int = 2048
@@ -158,7 +158,7 @@ class OptimisationSettings:
     micro_batch: int = 0
     """Rollouts per device in one forward and backward pass; 0 takes the largest share up to 16."""
     learning_rate: float = 1e-6
-    """AdamW learning rate."""
+    """AdamW learning rate. Published: 1e-6, for billions of parameters; the bundled model wants 3e-4."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after warm-up."""
     warmup_updates: int = 0

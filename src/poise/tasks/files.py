@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
 
 from poise.errors import ConfigError
+
+KINDS = (".jsonl", ".json", ".parquet", ".csv")
+_ENCODING = "utf-8-sig"  # spreadsheets begin a file with a mark of its byte order
 
 
 def read_file(path: str | Path) -> list[dict[str, Any]]:
@@ -18,11 +22,15 @@ def read_file(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no such file, or it cannot be read.
     """
+    if "://" in str(path):
+        raise ConfigError(f"{path} is an address; download it, or name a hub dataset as owner/name")
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it")
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
-    if path.suffix not in (".jsonl", ".json", ".parquet", ".csv"):
-        raise ConfigError(f"{path} is of no known kind; use .jsonl, .json, .parquet or .csv")
+    if path.suffix not in KINDS:
+        raise ConfigError(f"{path} is of no known kind; use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     try:
         records = _read(path)
     except ConfigError:
@@ -41,8 +49,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
         return pyarrow.parquet.read_table(path).to_pylist()
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        with path.open(newline="", encoding=_ENCODING) as file:
+            records = list(csv.DictReader(file))
+        for number, record in enumerate(records, start=1):
+            if None in record:
+                raise ConfigError(
+                    f"record {number} of {path} has more values than the first line has names: {record[None]!r:.60}; "
+                    "put values that hold commas between double quotes"
+                )
+        return records
     return _read_json(path)
 
 
@@ -63,18 +78,20 @@ def from_hub(repository: str, config: str | None, split: str, revision: str | No
 
 
 def as_answer(value: Any) -> str:
-    """A ground truth as text: whole floats lose their `.0`, structures become JSON.
+    """A ground truth as text: whole floats lose their `.0`, structures become JSON, what is missing becomes empty.
 
-    >>> as_answer(27.0), as_answer(3.5), as_answer(["a"])
-    ('27', '3.5', '["a"]')
+    >>> as_answer(27.0), as_answer(3.5), as_answer(["a"]), as_answer(None)
+    ('27', '3.5', '["a"]', '')
     """
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # tables mark what is missing by NaN
+        return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding=_ENCODING)
     if path.suffix == ".json" and text.lstrip().startswith("["):
         return json.loads(text)
     records = []
@@ -83,5 +100,6 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise ConfigError(f"line {number} of {path} is not JSON: {error}") from error
+                known = "; a .json file holds a list of records, or one record a line" if path.suffix == ".json" else ""
+                raise ConfigError(f"line {number} of {path} is not JSON: {error}{known}") from error
     return records

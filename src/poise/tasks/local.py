@@ -53,7 +53,7 @@ def records_to_dataset(
         if not messages and template != "plain":
             rest["question"] = question
         said = list(question) if messages else prompt_of(str(question), template, chat, system)
-        rows.append(row(said, as_answer(truth), str(record.get(domain, "default")), rest))
+        rows.append(row(said, as_answer(truth), as_answer(record.get(domain)) or "default", rest))
     return to_dataset(rows)
 
 
@@ -89,7 +89,13 @@ def file_task(name: str, reward: str = "math") -> Task:
             records = _filled(test_file if split == "test" else name)
             return draw(records_to_dataset(records, **form), size, seed)
         rows = deduplicate(records_to_dataset(_filled(name), **form))
-        return draw(to_dataset(split_by_hash(rows, split, held_out)), size, seed)
+        chosen = split_by_hash(rows, split, held_out)
+        if not chosen:
+            raise ConfigError(
+                f"of the {len(rows)} problems in {name}, held_out={held_out:g} leaves none for the split {split!r}; "
+                "give more problems, another share, or test_file=FILE"
+            )
+        return draw(to_dataset(chosen), size, seed)
 
     return Task(name, load, reward, "a local file")
 
@@ -138,14 +144,15 @@ def _refuse_no_prompt(prompt: Any, field: str, number: int) -> None:
     """Numbers pass for text; nothing, an empty text and what is no message do not."""
     if isinstance(prompt, list | tuple):
         is_prompt = bool(prompt) and all(
-            isinstance(each, Mapping) and {"role", "content"} <= set(each) for each in prompt
+            isinstance(each, Mapping) and all(isinstance(each.get(key), str) for key in ("role", "content"))
+            for each in prompt
         )
     else:
         is_prompt = isinstance(prompt, str | int | float) and bool(str(prompt).strip())
     if not is_prompt:
         raise ConfigError(
             f"the field {field!r} of record {number} is {prompt!r:.60}; a prompt is a text, or a list of messages with "
-            "'role' and 'content'"
+            "'role' and 'content', both text"
         )
 
 

@@ -11,12 +11,14 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from poise.errors import ConfigError
 from poise.rewards.imports import nearest
+from poise.tasks.files import KINDS
 
 SPLITS = ("train", "test")
 
@@ -79,7 +81,7 @@ def find(name: str) -> Task:
     for prefix, make in _FAMILIES.items():
         if name.startswith(prefix):
             return make(name)
-    if name.endswith((".jsonl", ".json", ".parquet", ".csv")):
+    if name.endswith(KINDS) or Path(name).exists():
         from poise.tasks.local import file_task
 
         return file_task(name)

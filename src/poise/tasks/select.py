@@ -15,9 +15,12 @@ from datasets import Dataset
 
 from poise.errors import ConfigError
 from poise.tasks.rows import Prompt, question_text
+from poise.tasks.templates import filled_chat
 
 Rows = Iterable[Mapping[str, Any]]
 _WORD = re.compile(r"\w+")
+# What tells two problems apart: numbers with their points, words, and any sign that is not prose punctuation.
+_TELLING = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+|[^\w\s.,;:?!'\"`$“”‘’…]")
 
 
 def words(text: str) -> list[str]:
@@ -46,16 +49,19 @@ def held_out(text: str, share: float) -> bool:
 
 def split_by_hash(rows: Sequence[Mapping[str, Any]], split: str, share: float) -> list[Mapping[str, Any]]:
     """The rows of one split ("train" or "test") when a source has only one; `share` of the problems are held out."""
-    if not 0 < share < 1:
-        raise ConfigError(f"the held-out share must lie between 0 and 1, got {share}")
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ConfigError(f"the held-out share must be a number between 0 and 1, got {share!r}")
     return [row for row in rows if held_out(question_text(row), share) == (split == "test")]
 
 
 def deduplicate(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows whose problem has not been seen before, in order; case, spacing and punctuation make no difference."""
-    first: dict[int, Mapping[str, Any]] = {}
+    """Rows whose problem has not been seen before, in order; case, spacing and punctuation make no difference.
+
+    Signs do: `3 + 4` and `3 - 4` have the same words and are two problems.
+    """
+    first: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for row in rows:
-        first.setdefault(fingerprint(question_text(row)), row)
+        first.setdefault(tuple(_TELLING.findall(question_text(row).casefold())), row)
     return list(first.values())
 
 
@@ -63,8 +69,7 @@ def prompt_tokens(tokenizer: Any, prompt: Prompt) -> int:
     """Length of a prompt in tokens as the policy will see it, chat template included."""
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(tokenizer(filled_chat(tokenizer, prompt), add_special_tokens=False)["input_ids"])
 
 
 def within_tokens(dataset: Dataset, tokenizer: Any, longest: int) -> Dataset:

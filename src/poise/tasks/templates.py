@@ -5,6 +5,7 @@ Wording of the named templates is data: a model's published accuracy holds for e
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from poise.errors import ConfigError
@@ -28,6 +29,26 @@ TEMPLATES: dict[str, str] = {
     ),
     "function": "{question}\n\nPut the complete Python code in one ```python block.",
 }
+
+
+def filled_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None = None) -> str:
+    """Messages in a tokenizer's chat template, up to where the policy's answer begins.
+
+    Args:
+        options: further arguments of the template, such as enable_thinking.
+
+    Raises:
+        ConfigError: there is no chat template, or it does not take these messages.
+    """
+    if getattr(tokenizer, "chat_template", "") is None:
+        raise ConfigError(
+            "the prompts are messages, and the tokenizer has no chat template; use a chat model, prompts that are "
+            "text, or, of a named task, the option chat=false"
+        )
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **(options or {}))
+    except Exception as error:  # a template may raise whatever its author wrote
+        raise ConfigError(f"the model's chat template refuses the prompt {messages!r:.80}: {error}") from error
 
 
 def fill(template: str, question: str) -> str:

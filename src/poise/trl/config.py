@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
@@ -15,6 +16,8 @@ from poise.core.probe import HeadName, WeightName
 from poise.errors import ConfigError
 from poise.trl.options import refuse_senseless
 from poise.trl.single import validated_as_group
+
+logger = logging.getLogger(__name__)
 
 # Methods that are run with whitened advantages: SPO, PPO, and REINFORCE with a batch-wide normalisation.
 WHITENED = ("tracker", "critic", "none")
@@ -235,18 +238,24 @@ class PoiseConfig(GRPOConfig):
     def adopt(cls, args: GRPOConfig) -> PoiseConfig:
         """A POISE configuration from a script that still builds a GRPOConfig.
 
-        What the script left at GRPOConfig's default takes POISE's default (two rollouts a prompt, say); what it set
-        stays, or is refused with the reason.
+        What the script left at GRPOConfig's default takes POISE's default (two rollouts a prompt, say), which a line of
+        the log says: a value that was given and is the default looks the same. What else it set stays, or is refused
+        with the reason.
         """
         if isinstance(args, PoiseConfig):
             return args
         adopted = copy.copy(args)
         adopted.__class__ = cls
         theirs = {field.name: field.default for field in fields(GRPOConfig)}
+        changed: list[str] = []
         for field_ in fields(cls):
             is_ours = field_.name not in theirs
             if is_ours or (field_.default != theirs[field_.name] == getattr(args, field_.name)):
                 setattr(adopted, field_.name, field_.default)
+                changed += [] if is_ours else [f"{field_.name} {theirs[field_.name]!r} -> {field_.default!r}"]
+        logger.warning(
+            "GRPOConfig's defaults become POISE's: %s; a PoiseConfig keeps what it is given", ", ".join(changed)
+        )
         adopted._validate()
         return adopted  # pyright: ignore[reportReturnType] (its class was changed above)
 

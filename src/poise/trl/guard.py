@@ -48,6 +48,7 @@ class RewardGuard:
                 rewards = call() if self.timeout is None else _within(self.timeout, call)
             except (Exception, SystemExit) as error:
                 return self._failed(reward_func, error, len(columns["completions"]))
+            self.last_failure = getattr(reward_func, "last_failure", self.last_failure)
             return _checked(reward_func, rewards, len(columns["completions"]))
 
         return guarded

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from poise.errors import ConfigError
+from poise.tasks.files import read_file
 
 Form = Literal["verl", "trl"]
 _OPTIONAL = ("answer", "domain", "info")
@@ -60,7 +61,7 @@ def from_verl(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def convert_file(source: Path, target: Path, to: Form, **options: str) -> int:
-    """Convert a .parquet or .jsonl file; the target's ending chooses its format.
+    """Convert a .parquet, .jsonl, .json or .csv file; the target's ending chooses its format.
 
     Args:
         options: as `to_verl` takes them.
@@ -165,21 +166,17 @@ def _require(row: Mapping[str, Any], columns: Iterable[str], index: int, named: 
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .parquet or .jsonl file."""
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    raise ConfigError(f"{path} is neither .parquet nor .jsonl")
+    """The rows of a .parquet, .jsonl, .json or .csv file."""
+    return read_file(path)
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows to a .parquet or .jsonl file."""
+    """Write rows to a .parquet or .jsonl file, in a folder that is made if it is not there."""
+    if path.suffix in (".parquet", ".jsonl"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
         raise ConfigError(f"{path} is neither .parquet nor .jsonl")

@@ -21,9 +21,6 @@ def check_data(settings: TrainSettings, policy: Policy, prompts: Prompts, names:
     held_out = len(prompts.held_out) if prompts.held_out is not None else 0
     columns = ", ".join(train.column_names)
     yield Check("ok", "prompts", f"{len(train)} for training, {held_out} held out, as {form}; columns {columns}")
-    if form == "messages" and policy.tokenizer.chat_template is None:
-        fix = "use a chat model, or prompts that are text"
-        yield Check("error", "prompts", "they are messages, and the tokenizer has no chat template", fix)
     for note in prompts.notes:
         yield Check("warning", "prompts", note, "raise --max-prompt-tokens" if "exceed" in note else "")
     needed = settings.optimisation.steps * settings.optimisation.prompts_per_step
