@@ -8,7 +8,7 @@ rollouts token by token and differ only in capture, prediction and refit. For ti
 and take turns step by step, the order changing every step: they see the same load and the same memory layout, and the
 ratio of a step's two times says more than either. (Of two processes, one is 2% faster than the other by chance.) The
 table gives the median of those ratios, over the steps that begin with a full buffer, with a bootstrap interval. Peak
-memory is that of a process of its own for each.
+memory is that of a process of its own for each, the mean of two.
 
 The model is the bundled one on its own task, a folder, or random weights in a published Qwen3 shape: those have no
 answers to give, so their prompts are lines of words and their reward is a coin that the text decides.
@@ -272,7 +272,7 @@ def main() -> None:
     # What the trainer's own clocks account for, and the ratio that this alone would make.
     more = medians["own"]["probe"] - medians["own"]["leave-one-out"]
     table["of it, own clocks"] = {**medians["own"], "ratio": 1 + more / medians["wall"]["leave-one-out"]}
-    peaks = {name: statistics.median(in_process(options, name) for _ in range(options.rounds)) for name in METHODS}
+    peaks = {name: statistics.median(in_process(options, name) for _ in range(2)) for name in METHODS}
     table["peak memory, MiB"] = {**peaks, "ratio": peaks["probe"] / peaks["leave-one-out"]}
     print(
         f"{options.model}: {options.rounds} rounds of {options.steps} steps of {options.rollouts} rollouts, one thread"
