@@ -67,7 +67,7 @@ test-vllm: $(VLLM_VENV)/.installed
 	$(RUN) $(VLLM_VENV)/bin/pytest tests/vllm
 
 # verl wants transformers below 5.11 and does not start where a TRL is; one test compares the two adapters, for which
-# TRL lies in a folder of its own.
+# TRL lies in a folder of its own, with what it parses tool calls with beside transformers below 5.13.
 VERL_VENV ?= .venv-verl
 VERL_BIN := $(VERL_VENV)/bin
 $(VERL_VENV)/.installed: pyproject.toml constraints.txt constraints-verl.txt
@@ -75,7 +75,7 @@ $(VERL_VENV)/.installed: pyproject.toml constraints.txt constraints-verl.txt
 	$(VERL_BIN)/pip install -q "$$(grep '^torch==' constraints-verl.txt)"
 	$(VERL_BIN)/pip install -q -r constraints-verl.txt
 	$(VERL_BIN)/pip install -q --no-deps -e .
-	$(VERL_BIN)/pip install -q --no-deps --target $(VERL_VENV)/trl "$$(grep '^trl==' constraints.txt)"
+	$(VERL_BIN)/pip install -q --no-deps --target $(VERL_VENV)/trl "$$(grep '^trl==' constraints.txt)" jmespath==1.0.1
 	touch $@
 test-verl: $(VERL_VENV)/.installed
 	$(RUN) $(VERL_BIN)/pytest tests/verl
