@@ -1,6 +1,6 @@
 """POISE against leave-one-out in the same trainer: step time and peak memory at identical rollouts.
 
-    python benchmarks/trainer.py [--rounds 4] [--steps 28] [--rollouts 256]
+    python benchmarks/trainer.py [--rounds 4] [--steps 32] [--rollouts 256]
     python benchmarks/trainer.py --model random:1.7b --tokens 128     # on a GPU: bfloat16, SDPA attention
 
 Both train the same model on the same prompts with the same seed and learning rate zero, so they sample the same
@@ -8,7 +8,7 @@ rollouts token by token and differ only in capture, prediction and refit. For ti
 and take turns step by step, the order changing every step: they see the same load and the same memory layout, and the
 ratio of a step's two times says more than either. (Of two processes, one is 2% faster than the other by chance.) The
 table gives the median of those ratios, over the steps that begin with a full buffer, with a bootstrap interval. Peak
-memory is that of a process of its own for each, the mean of two.
+memory is that of a process of its own for each (two, from two rounds on).
 
 The model is the bundled one on its own task, a folder, or random weights in a published Qwen3 shape: those have no
 answers to give, so their prompts are lines of words and their reward is a coin that the text decides.
@@ -244,7 +244,7 @@ def ratio(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rollouts", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=100, help="length limit of a completion")
@@ -272,7 +272,9 @@ def main() -> None:
     # What the trainer's own clocks account for, and the ratio that this alone would make.
     more = medians["own"]["probe"] - medians["own"]["leave-one-out"]
     table["of it, own clocks"] = {**medians["own"], "ratio": 1 + more / medians["wall"]["leave-one-out"]}
-    peaks = {name: statistics.median(in_process(options, name) for _ in range(2)) for name in METHODS}
+    peaks = {
+        name: statistics.median(in_process(options, name) for _ in range(min(2, options.rounds))) for name in METHODS
+    }
     table["peak memory, MiB"] = {**peaks, "ratio": peaks["probe"] / peaks["leave-one-out"]}
     print(
         f"{options.model}: {options.rounds} rounds of {options.steps} steps of {options.rollouts} rollouts, one thread"
