@@ -121,7 +121,8 @@ class TestVerdicts:
         reward = trl_reward("code")
         completions = [block("def add(a, b): return a + b"), block("def add(a, b): return a"), "none"]
         answers = [ADD["answer"], ADD["answer"], "not json"]
-        assert reward(prompts=["p"] * 3, completions=completions, answer=answers) == pytest.approx([1.0, 0.0, float("nan")], nan_ok=True)
+        scores = reward(prompts=["p"] * 3, completions=completions, answer=answers)
+        assert scores == pytest.approx([1.0, 0.0, float("nan")], nan_ok=True)
         assert resolve("code") is resolve("code")
 
 
