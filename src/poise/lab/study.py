@@ -117,8 +117,8 @@ class Steps:
 
 def number(estimate: Mapping[str, float], digits: int = 3) -> str:
     """A value with its interval."""
-    mean, low, high = (round(estimate[name], digits) + 0.0 for name in ("mean", "low", "high"))  # no "-0.000"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    kind = f"z.{digits}f"  # z: no "-0.000"
+    return f"{estimate['mean']:{kind}} [{estimate['low']:{kind}}, {estimate['high']:{kind}}]"
 
 
 def rows_where(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[Mapping[str, Any]]:

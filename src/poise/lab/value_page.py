@@ -189,7 +189,7 @@ def rivals_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         )
         for here, value, end in zip(y, mean, high, strict=True):
             axes.annotate(
-                f"{round(value, 2) + 0.0:.2f}",  # never "-0.00"
+                f"{value:z.2f}",  # never "-0.00"
                 (max(0.0, min(end, 1.0)), here),
                 xytext=(3, 0),
                 textcoords="offset points",
