@@ -73,7 +73,7 @@ def convert_file(source: Path, target: Path, to: Form, **options: str) -> int:
         ConfigError: an unknown ending or form, no such file, or rows that cannot be converted.
     """
     _require_form(to)
-    return convert_rows(read_rows(source), target, to, **options)
+    return convert_rows(read_file(source), target, to, **options)
 
 
 def convert_rows(rows: list[dict[str, Any]], target: Path, to: Form, **options: str) -> int:
@@ -165,18 +165,12 @@ def _require(row: Mapping[str, Any], columns: Iterable[str], index: int, named: 
         raise ConfigError(f"row {index} has no {', '.join(missing)}; expected the columns {named}, got {sorted(row)}")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .parquet, .jsonl, .json or .csv file."""
-    return read_file(path)
-
-
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
     """Write rows to a .parquet or .jsonl file, in a folder that is made if it is not there."""
-    if path.suffix in (".parquet", ".jsonl"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise ConfigError(f"{path} is neither .parquet nor .jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
-        raise ConfigError(f"{path} is neither .parquet nor .jsonl")
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
