@@ -259,9 +259,9 @@ def test_advantages_scale_with_the_rewards_and_ignore_their_offset(scale: float,
 @pytest.mark.parametrize("scale", [2.0**-27, 2.0**30])
 def test_rewards_of_any_size_are_credited_alike(baseline: str, scale: float) -> None:
     """What the probe sees of a sibling's reward, and what a combination makes of errors, has no unit."""
-    plain, scaled = (estimator_of(baseline=baseline, probe=replace(PROBE, sibling_reward=True)) for _ in range(2))
+    plain, scaled = (estimator_of(baseline=baseline, probe=replace(PROBE, sibling_outcome=True)) for _ in range(2))
     for seed in range(4):
-        batch = batch_of(8, seed=seed)
+        batch = replace(batch_of(8, seed=seed), weights_B=1 + torch.arange(16.0))
         credit = plain.credit(batch)
         other = scaled.credit(replace(batch, rewards_B=scale * batch.rewards_B))
         torch.testing.assert_close(other.advantages_B / scale, credit.advantages_B, atol=1e-5, rtol=1e-5)
@@ -355,23 +355,27 @@ def test_weighted_pairs_equal_plain_loops(size: int, failed: set[int], seed: int
 
 
 def test_the_probe_is_fitted_with_the_weights_of_the_siblings() -> None:
-    probe = replace(PROBE, weights="score", sibling_reward=True)
+    probe = replace(PROBE, weights="score", sibling_outcome=True)
     estimator, parts = estimator_of(probe=probe), []
     for seed in range(2):
         batch = batch_of(4, 2, seed)
         parts.append(replace(batch, weights_B=1 + torch.arange(8.0)))
         estimator.update(estimator.credit(parts[-1]))
     swapped = torch.arange(8).view(4, 2).flip(1).flatten()
-    features = Features.cat([replace(part.features, reward_B=part.rewards_B) for part in parts])
+    features = Features.cat(
+        [replace(part.features, reward_B=part.rewards_B, squared_score_B=part.weights_B) for part in parts]
+    )
     targets_B = torch.cat([part.rewards_B[swapped] for part in parts])
     wanted = fit_probe(features, targets_B, probe, weights_B=(1 + torch.arange(8.0))[swapped].repeat(2))
-    new = replace(batch_of(5, seed=77).features, reward_B=torch.tensor([1.0, 0.0, NAN, 1.0, 0.0] * 2))
+    rewards_B, scores_B = torch.tensor([1.0, 0.0, NAN, 1.0, 0.0] * 2), torch.arange(10.0)
+    new = replace(batch_of(5, seed=77).features, reward_B=rewards_B, squared_score_B=scores_B)
     torch.testing.assert_close(probe_of(estimator).predict(new), wanted.predict(new))
 
 
-def test_a_weighted_probe_needs_weights_and_another_ignores_them() -> None:
-    with pytest.raises(ConfigError, match="needs the rollouts' squared scores"):
-        estimator_of(probe=replace(PROBE, weights="score")).credit(batch_of(2))
+def test_a_weighted_probe_or_one_that_sees_outcomes_needs_weights_and_another_ignores_them() -> None:
+    for needs in ({"weights": "score"}, {"sibling_outcome": True}):
+        with pytest.raises(ConfigError, match="needs the rollouts' squared scores"):
+            estimator_of(probe=replace(PROBE, **needs)).credit(batch_of(2))
     weighted = replace(batch_of(2), weights_B=torch.tensor([1.0, 9.0, NAN, 0.0]))
     assert estimator_of().credit(weighted).weights_B.tolist() == [1, 1, 1, 1]
 
@@ -561,10 +565,10 @@ def test_failed_siblings_leave_the_combination_s_other_candidates() -> None:
 
 def test_the_penalty_is_the_one_that_erred_least_before_it_learnt() -> None:
     """By plain loops: every batch is predicted under each penalty by the probe of the batches before it."""
-    config = replace(PROBE, alpha=None, sibling_reward=True)
+    config = replace(PROBE, alpha=None, sibling_outcome=True)
     estimator, errors = estimator_of(probe=config, capacity=512), [0.0] * len(config.alphas)
     for seed in range(6):
-        batch = batch_of(8, seed=seed)
+        batch = replace(batch_of(8, seed=seed), weights_B=1 + torch.arange(16.0))
         credit = estimator.credit(batch)
         if seed:
             values_BA = probe_of(estimator).predict_all(credit.features)

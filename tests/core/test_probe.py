@@ -404,12 +404,36 @@ def test_absent_entropy_stands_for_the_mean_and_is_flagged() -> None:
     torch.testing.assert_close(probe.predict(fit), targets_B, atol=1e-4, rtol=0)
 
 
+def test_the_sibling_s_outcome_is_its_reward_its_surprise_and_their_product() -> None:
+    """Where a right answer is a sign of more only if the policy was sure of it, neither column will do alone."""
+    fit = features_of(400)
+    draw = torch.Generator().manual_seed(3)
+    reward_B = (torch.rand(400, generator=draw) > 0.5).float()
+    sure_B = torch.rand(400, generator=draw) > 0.5
+    targets_B = torch.where(sure_B, reward_B, 1 - reward_B)
+    fit = replace(fit, reward_B=reward_B, squared_score_B=torch.where(sure_B, 0.0, 3.0))
+    config = ProbeConfig(alpha=1e-3, sibling_outcome=True)
+    probe = fit_probe(fit, targets_B, config)
+    torch.testing.assert_close(probe.predict(fit), targets_B, atol=1e-3, rtol=0)
+    alone = replace(fit, squared_score_B=None)
+    assert float((fit_probe(alone, targets_B, config).predict(alone) - targets_B).square().mean()) > 0.1
+    # Standardised first, so that neither the zero nor the unit of the rewards matters.
+    moved = replace(fit, reward_B=100 * reward_B - 700)
+    design_BK, moved_BK = (fit_probe(part, targets_B, config).design(part) for part in (fit, moved))
+    torch.testing.assert_close(moved_BK, design_BK, atol=1e-4, rtol=1e-4)
+    # A failed reward takes the product with it, and leaves the surprise.
+    failed = probe.scalars(replace(fit, reward_B=torch.full((400,), torch.nan)))
+    assert failed[:, 4].eq(0).all()
+    assert failed[:, 10].eq(0).all()
+    assert failed[:, 3].ne(0).all()
+
+
 def test_the_sibling_s_reward_is_one_more_scalar() -> None:
     """Targets that are the row's own reward: a probe that sees it learns them, one that does not cannot."""
     fit = features_of(200)
     reward_B = (torch.rand(200) > 0.5).float()
     fit, blind = replace(fit, reward_B=reward_B), ProbeConfig(alpha=1e-3)
-    seeing = replace(blind, sibling_reward=True)
+    seeing = replace(blind, sibling_outcome=True)
     probe = fit_probe(fit, reward_B, seeing)
     assert probe.design(fit).shape[1] == fit_probe(fit, reward_B, blind).design(fit).shape[1] + 2
     torch.testing.assert_close(probe.predict(fit), reward_B, atol=1e-3, rtol=0)

@@ -78,9 +78,9 @@ WORLD = World()
 # What the probe may see and weigh beyond the paper's form.
 FORMS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "reward": {"sibling_reward": True},
+    "outcome": {"sibling_outcome": True},
     "weighted": {"weights": "score"},
-    "all": {"sibling_reward": True, "weights": "score", "head": "logistic"},
+    "all": {"sibling_outcome": True, "weights": "score", "head": "logistic"},
 }
 
 
@@ -111,12 +111,12 @@ def same_rollout(warm: ValueEstimator, batch: Rollouts) -> Credit:
     return replace(credit, advantages_B=credit.rewards_B - credit.predictions_B)
 
 
-def own_reward(warm: ValueEstimator, batch: Rollouts) -> Credit:
-    """Planted mistake: the probe reads the sibling's states, but the rollout's own reward."""
+def with_own(warm: ValueEstimator, batch: Rollouts, name: str) -> Credit:
+    """Planted mistake: the probe reads the sibling's states, but a column of the rollout itself."""
     swapped_B = torch.arange(len(batch.rewards_B)).view(-1, 2).flip(1).flatten()
     credit = warm.credit(batch)
     assert credit.features is not None
-    mixed = replace(credit.features, reward_B=batch.rewards_B[swapped_B])
+    mixed = replace(credit.features, **{name: getattr(credit.features, name)[swapped_B]})
     predictions_B = warm.predict(mixed, credit.domains_B)
     return replace(credit, advantages_B=credit.rewards_B - predictions_B[swapped_B])
 
@@ -230,8 +230,10 @@ def test_enumeration_rejects_a_same_rollout_baseline() -> None:
     assert relative_error(expected_gradient(estimator(), 2, same_rollout)) > 0.1
 
 
-def test_enumeration_rejects_a_rollout_s_own_reward_or_weight() -> None:
-    assert relative_error(expected_gradient(estimator(form="reward"), 2, own_reward)) > 0.05
+def test_enumeration_rejects_a_rollout_s_own_reward_surprise_or_weight() -> None:
+    for name in ("reward_B", "squared_score_B"):
+        gradient_D = expected_gradient(estimator(form="outcome"), 2, functools.partial(with_own, name=name))
+        assert relative_error(gradient_D) > 0.02, name
     assert relative_error(expected_gradient(estimator(form="weighted"), 2, own_weight)) > 0.5
 
 

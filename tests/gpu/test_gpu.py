@@ -138,7 +138,7 @@ def test_the_probe_is_the_cpus_and_deterministic() -> None:
         return found
 
     def baselines(device: str) -> Tensor:
-        probe = ProbeConfig(weights="score", sibling_reward=True)
+        probe = ProbeConfig(weights="score", sibling_outcome=True)
         estimator, found = ValueEstimator(EstimatorConfig(probe=probe, cold_start_rows=256)), []
         for rollouts in batches(device):
             credit = estimator.credit(rollouts)

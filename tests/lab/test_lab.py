@@ -34,7 +34,7 @@ def test_value_study_end_to_end_and_resumed(tmp_path: Path, capsys: pytest.Captu
     assert "Var p explained" in capsys.readouterr().out
     first = rows_of(tmp_path / "value")
     names = {row["name"] for row in first}
-    assert {"constant", "sibling's reward (RLOO-2)", "critic (prompt)", "probe", "probe + sibling's reward"} <= names
+    assert {"constant", "sibling's reward (RLOO-2)", "critic (prompt)", "probe", "probe + sibling's outcome"} <= names
     assert {row["table"] for row in first} >= {"rivals", "features", "layer", "window", "rows", "head", "alpha"}
     assert {row["domain"] for row in first} == {"all", "chain_sum", "spell_backward"}
     constant = next(row for row in first if row["name"] == "constant")

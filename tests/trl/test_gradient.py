@@ -107,7 +107,8 @@ def reference_gradient(
         rows.append((hidden[i, prompt].mean(0), hidden[i, width + reasoning[-10:]].mean(0), torch.stack(parts)))
     surprise = ((1 - log_p_taken.detach().exp()).square() * response_mask).sum(1)
     torch.testing.assert_close(window["weights_B"], surprise, atol=1e-5, rtol=1e-4)
-    features = Features(*(torch.stack(column) for column in zip(*rows, strict=True)), reward_B=rewards_B)
+    columns = (torch.stack(column) for column in zip(*rows, strict=True))
+    features = Features(*columns, reward_B=rewards_B, squared_score_B=surprise)
     probe: Probe | None = window["probe"]
     assert probe is not None
     predictions = probe.predict(features).tolist()
@@ -167,7 +168,7 @@ def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path, **keywords
     settings = settings | keywords
     # One domain, so that one probe credits every row; without a learning rate every window sees the same policy.
     settings = {"learning_rate": 0.0, "max_grad_norm": 0.0, "max_steps": 6, "domain_column": "", **settings}
-    settings |= {"probe_weights": "score", "probe_sibling_reward": True}  # everything that the probe can see
+    settings |= {"probe_weights": "score", "probe_sibling_outcome": True}  # everything that the probe can see
     trainer = tiny_policy.trainer(tmp_path, model=saved_policy(tmp_path), **settings)
     assert trainer.capture_mode == mode
     watch = Watch()

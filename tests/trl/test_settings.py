@@ -54,7 +54,7 @@ def test_a_preset_decides_what_is_none(tmp_path: Path) -> None:
         return PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings).estimator()
 
     default, paper = estimator(), estimator(preset="paper")
-    assert (default.probe.sibling_reward, paper.probe.sibling_reward) == (True, False)
+    assert (default.probe.sibling_outcome, paper.probe.sibling_outcome) == (True, False)
     assert (default.probe.weights, default.cold_start_rows, default.cold_start_steps) == ("score", 256, 0)
     assert (paper.probe.weights, paper.cold_start_rows, paper.cold_start_steps) == ("none", 1, 16)
     mixed = estimator(preset="paper", cold_start_rows=64, probe_weights="score")

@@ -37,7 +37,7 @@ def test_the_shipped_defaults_are_the_published_ones() -> None:
     assert (actor.loss_agg_mode, actor.use_kl_loss, actor.entropy_coeff) == ("token-mean", False, 0)
     assert config.algorithm.use_kl_in_reward is False
     assert settings == PoiseSettings.of({})
-    assert settings.estimator == EstimatorConfig(probe=ProbeConfig(weights="score", sibling_reward=True))
+    assert settings.estimator == EstimatorConfig(probe=ProbeConfig(weights="score", sibling_outcome=True))
 
 
 CASES = [
@@ -159,7 +159,7 @@ def test_the_probe_section() -> None:
     section = {"head": "logistic", "prompt_components": None, "clip": [0, 1], "alpha": 10}
     probe = PoiseSettings.of({"probe": section}).estimator.probe
     chosen = ProbeConfig(head="logistic", prompt_components=None, clip=(0.0, 1.0), alpha=10.0, weights="score")
-    assert probe == replace(chosen, sibling_reward=True)
+    assert probe == replace(chosen, sibling_outcome=True)
 
 
 def test_the_preset_decides_what_is_null() -> None:

@@ -28,7 +28,7 @@ from poise.verl.trainer import PoiseTrainer
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(400)]
 WIDTH = 4
 # Both rollouts of a lesson earn the same: with the sibling's reward beside them, states would be of no use.
-STATES_ALONE = "poise.probe.sibling_reward=false"
+STATES_ALONE = "poise.probe.sibling_outcome=false"
 
 
 @pytest.fixture(scope="module")

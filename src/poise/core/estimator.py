@@ -139,7 +139,7 @@ class ValueEstimator:
         rewards_B = rollouts.rewards_B.float().nan_to_num(torch.nan, torch.nan, torch.nan)
         domains_B = rollouts.domains_B if rollouts.domains_B is not None else torch.zeros_like(rollouts.groups_B)
         weights_B = self._weights_of(rollouts)
-        features = replace(rollouts.features, reward_B=rewards_B) if rollouts.features is not None else None
+        features = self._with_outcome(rollouts, rewards_B)
         predictions_B, prompt_B = self._predictions(rollouts, features, domains_B)
         grouping = Grouping.of(rollouts.groups_B)
         known_4B = torch.stack([rewards_B, weights_B, predictions_B, prompt_B])
@@ -206,8 +206,22 @@ class ValueEstimator:
             return
         if rollouts.features is None:
             raise ConfigError(f"baseline={self.config.baseline!r} needs features, and these rollouts carry none")
-        if self.config.probe.weights == "score" and rollouts.weights_B is None:
-            raise ConfigError("a probe with weights='score' needs the rollouts' squared scores, and these carry none")
+        if self.config.probe.reads_scores and rollouts.weights_B is None:
+            raise ConfigError(
+                "a probe with weights='score' or sibling_outcome=True needs the rollouts' squared scores, and these "
+                "carry none (weights_B)"
+            )
+
+    def _with_outcome(self, rollouts: Rollouts, rewards_B: Tensor) -> Features | None:
+        """The features with what the rollout itself came to, for its siblings' sake."""
+        if rollouts.features is None:
+            return None
+        scores_B = rollouts.weights_B if self.config.probe.sibling_outcome else None
+        return replace(
+            rollouts.features,
+            reward_B=rewards_B,
+            squared_score_B=None if scores_B is None else known_weights(scores_B.float()),
+        )
 
     def _weights_of(self, rollouts: Rollouts) -> Tensor:
         if self.config.probe.weights == "none" or rollouts.weights_B is None:

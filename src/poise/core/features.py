@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from poise.core.scores import surprise
 from poise.core.trees import cat_tensors, map_tensors
 from poise.errors import ConfigError
 
@@ -23,6 +24,7 @@ class Features:
         entropy_BE: mean token entropy (nats) over output, reasoning, answer; NaN where the part is absent.
         reward_B: the rollout's own verified reward, NaN where verification failed. It may inform a *sibling's*
             baseline, like everything else here, and never the rollout's own. The estimator fills it in.
+        squared_score_B: the rollout's own squared score (`poise.core.squared_score`); the same holds for it.
 
     A row whose states are not finite (no tokens, overflow) is absent: it predicts nothing and is never learnt from.
 
@@ -33,6 +35,7 @@ class Features:
     reasoning_BH: Float[Tensor, "B H2"]
     entropy_BE: Float[Tensor, "B E"]
     reward_B: Float[Tensor, " B"] | None = None
+    squared_score_B: Float[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_BH)
@@ -43,13 +46,15 @@ class Features:
         # NaN and infinities survive in a row's sum; testing every element would cost as much as a fit.
         return (self.prompt_BH.sum(1, dtype=torch.float32) + self.reasoning_BH.sum(1, dtype=torch.float32)).isfinite()
 
-    def scalars(self, with_reward: bool) -> Float[Tensor, "B S"]:
-        """The numbers that may be absent (NaN): the entropies, and the reward if it is asked for."""
-        if not with_reward:
+    def scalars(self, with_outcome: bool) -> Float[Tensor, "B S"]:
+        """The numbers that may be absent (NaN): the entropies; and, if asked for, the reward and how unsure it was."""
+        if not with_outcome:
             return self.entropy_BE
         if self.reward_B is None:
             raise ConfigError("the probe sees the sibling's reward, and these features carry none (reward_B)")
-        return torch.cat([self.entropy_BE, self.reward_B[:, None].to(self.entropy_BE)], dim=1)
+        unsure = [] if self.squared_score_B is None else [surprise(self.squared_score_B)]
+        outcome_BO = torch.stack([*unsure, self.reward_B], dim=1)
+        return torch.cat([self.entropy_BE, outcome_BO.to(self.entropy_BE)], dim=1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Features:
         """Apply `function` to each tensor: a gather over ranks, a move to a device, an index."""

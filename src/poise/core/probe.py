@@ -38,8 +38,8 @@ class ProbeConfig:
         alpha: L2 penalty, in the units of scikit-learn's Ridge (sum of squared errors + alpha * squared weights); None
             takes the one of `ALPHAS` whose predictions erred least on past batches, before they were learnt from.
         clip: range that predictions are clipped to; None learns it from the rewards seen.
-        sibling_reward: the probe also sees the reward of the rollout whose states it sees, so that leave-one-out is a
-            special case of it.
+        sibling_outcome: the probe also sees what became of the rollout whose states it sees: its reward, so that
+            leave-one-out is a special case of the probe, how unsure the policy was of it, and the product of both.
         weights: "score" fits by least squares weighted with the rollouts' squared scores, whose minimiser is the
             baseline of least gradient variance; "none" predicts the expected reward.
 
@@ -54,7 +54,7 @@ class ProbeConfig:
     reasoning_components: int | None = 64
     alpha: float | None = _PUBLISHED_ALPHA
     clip: tuple[float, float] | None = None
-    sibling_reward: bool = False
+    sibling_outcome: bool = False
     weights: WeightName = "none"
 
     def __post_init__(self) -> None:
@@ -72,6 +72,11 @@ class ProbeConfig:
     def alphas(self) -> tuple[float, ...]:
         """The penalties that the heads are fitted under."""
         return ALPHAS if self.alpha is None else (self.alpha,)
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether the rollouts' squared scores are needed."""
+        return self.weights == "score" or self.sibling_outcome
 
     @property
     def first_choice(self) -> int:
@@ -123,25 +128,34 @@ class Probe:
 
 @dataclass(frozen=True)
 class Scalars:
-    """Standardises the numbers that may be absent: zero (the mean) where absent, followed by which ones were absent."""
+    """Standardises the numbers that may be absent: zero (the mean) where absent, followed by which ones were absent.
+
+    Where both the reward and the surprise are there, their product follows: a right answer that the policy was sure of
+    says more of the next one than a lucky one.
+    """
 
     mean_S: Tensor
     scale_S: Tensor
-    with_reward: bool
+    with_outcome: bool
+    with_product: bool
 
     def __call__(self, features: Features) -> Float[Tensor, "B S2"]:
-        scalars_BS = features.scalars(self.with_reward).to(self.mean_S)
+        scalars_BS = features.scalars(self.with_outcome).to(self.mean_S)
         standard_BS = ((scalars_BS - self.mean_S) / self.scale_S).nan_to_num(0.0, 0.0, 0.0)
-        return torch.cat([standard_BS, (~scalars_BS.isfinite()).to(self.mean_S)], dim=1)
+        parts = [standard_BS, (~scalars_BS.isfinite()).to(self.mean_S)]
+        if self.with_product:
+            parts.append(standard_BS[:, -2:].prod(1, keepdim=True))
+        return torch.cat(parts, dim=1)
 
     @staticmethod
-    def fit(features: Features, with_reward: bool) -> Scalars:
-        scalars_BS = features.scalars(with_reward)
+    def fit(features: Features, with_outcome: bool) -> Scalars:
+        scalars_BS = features.scalars(with_outcome)
         known_BS = scalars_BS.isfinite()
         count_S = known_BS.sum(0).clamp_min(1)
         mean_S = torch.where(known_BS, scalars_BS, 0.0).sum(0) / count_S
         variance_S = torch.where(known_BS, scalars_BS - mean_S, 0.0).square().sum(0) / count_S
-        return Scalars(mean_S, usable_scale(variance_S.sqrt(), mean_S), with_reward)
+        with_product = with_outcome and features.squared_score_B is not None
+        return Scalars(mean_S, usable_scale(variance_S.sqrt(), mean_S), with_outcome, with_product)
 
 
 def fit_probe(
@@ -175,7 +189,7 @@ def fit_probe(
     previous_of = (previous.prompt, previous.reasoning) if previous is not None else (None, None)
     prompt, prompt_BK = fit_projection(features.prompt_BH, config.prompt_components, previous_of[0])
     reasoning, reasoning_BK = fit_projection(features.reasoning_BH, config.reasoning_components, previous_of[1])
-    scalars = Scalars.fit(features, config.sibling_reward)
+    scalars = Scalars.fit(features, config.sibling_outcome)
     head = prompt_head = None
     if targets_B is not None:
         design_BK = torch.cat((prompt_BK, reasoning_BK, scalars(features)), dim=1)

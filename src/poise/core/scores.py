@@ -31,6 +31,15 @@ def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[
     return torch.where(mask_BT.bool(), surprise_BT, 0.0).sum(1)
 
 
+def surprise(squared_score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """How unsure the policy was of a rollout: log(w + 0.01), w its squared score; least where every token was sure.
+
+    >>> surprise(torch.tensor([0.0, 0.99])).tolist()
+    [-4.605170249938965, 0.0]
+    """
+    return (squared_score_B + 0.01).log()
+
+
 def relative_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Weights of mean 1, so that a penalty means the same on every scale; none above 10 times the mean before that.
 

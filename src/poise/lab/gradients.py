@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from poise.lab.cache import Cache, Tensors
+from poise.lab.memory import give_back_memory
 from poise.lab.scores import Pair, Projection, score_vectors
 
 METRICS = ("sum", "token-mean", "adam")
@@ -112,6 +113,8 @@ def measure(
             return _prompt(measuring, pairs, oracle, rewards_Mn[place], oracle_rewards_MK[place].mean(), inverse_D), {}
 
         parts.append(cache.once(f"prompt-{place:06d}", make)[0])
+        if place % 16 == 15:
+            give_back_memory()
         done(1)
     stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0] if not name.startswith("mean.")}
     lengths_Mn, lengths_MK = stacked["lengths"].double(), stacked["oracle_lengths"].double()

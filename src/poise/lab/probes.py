@@ -20,7 +20,8 @@ from poise.lab.mlp import fit_mlp
 from poise.lab.rollouts import PROXIES, Rollouts, View
 from poise.lab.settings import PolicySettings
 
-ALL = ("prompt", "reasoning", "entropy")
+WITHOUT_SURPRISE = ("prompt", "reasoning", "entropy")
+ALL = (*WITHOUT_SURPRISE, "surprise")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Variant:
 
     Args:
         prompt, reasoning: block and window of each state.
-        config: components, head, penalty, and whether the sibling's reward is a regressor.
-        parts: of "prompt", "reasoning", "entropy", "length".
+        config: components, head, penalty, and whether the sibling's outcome is a regressor.
+        parts: of "prompt", "reasoning", "entropy", "length", and "surprise", which belongs to the outcome.
         rows: training rows, the first ones; all if None.
         weights: which of `PROXIES` of the sibling's squared gradient norm its row is weighted with; all alike if None.
         mlp: a perceptron on the probe's regressors instead of its linear head.
@@ -105,6 +106,7 @@ def features_of(rollouts: Rollouts, variant: Variant) -> Features:
         whole.reasoning_BH if "reasoning" in variant.parts else whole.reasoning_BH[:, :0],
         torch.cat(columns, dim=1) if columns else whole.entropy_BE[:, :0],
         rollouts.rewards_PK[:, :captured].flatten().float(),
+        rollouts.proxies_PFX[..., PROXIES.index("one_minus_pi")].flatten() if "surprise" in variant.parts else None,
     )
 
 

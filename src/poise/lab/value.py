@@ -21,7 +21,7 @@ from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
 from poise.lab.metrics import Targets, interval, resample_weights, value_metrics
 from poise.lab.policy import FrozenPolicy, Prompts, domain_of, keep, load_policy, load_prompts, numbered
-from poise.lab.probes import ALL, Training, Variant, fit_and_predict, reference, with_config
+from poise.lab.probes import ALL, WITHOUT_SURPRISE, Training, Variant, fit_and_predict, reference, with_config
 from poise.lab.rollouts import PROXIES, Rollouts, View, collect
 from poise.lab.settings import CRITIC_SETTINGS, SIBLINGS, ValueSettings, described, folder_of
 from poise.lab.study import Steps, show, write_study
@@ -100,21 +100,22 @@ def variants(settings: ValueSettings, policy: FrozenPolicy, domains: int) -> lis
     entries: list[Entry] = [("rivals", "probe", None, base)]
     if domains > 1:
         entries.append(("rivals", "probe, one per domain", None, replace(base, per_domain=True)))
-    logistic, reward = with_config(base, head="logistic"), with_config(base, sibling_reward=True)
-    both = with_config(logistic, sibling_reward=True)
+    logistic, outcome = with_config(base, head="logistic"), with_config(base, sibling_outcome=True)
+    both = with_config(logistic, sibling_outcome=True)
     last = (policy.depth, settings.state_window)
     entries += [
         ("rivals", "probe, logistic", None, logistic),
-        ("rivals", "probe + sibling's reward", None, reward),
-        ("rivals", "probe, logistic + sibling's reward", None, both),
-        ("rivals", "probe, logistic + sibling's reward, last layer", None, replace(both, prompt=last, reasoning=last)),
+        ("rivals", "probe + sibling's outcome", None, outcome),
+        ("rivals", "probe, logistic + sibling's outcome", None, both),
+        ("rivals", "probe, logistic + sibling's outcome, last layer", None, replace(both, prompt=last, reasoning=last)),
         ("rivals", "probe, score-weighted", None, replace(base, weights=PROXIES[0])),
     ]
     for parts in (("prompt",), ("reasoning",), ("entropy",), ("length",)):
         entries.append(("features", parts[0], None, replace(base, parts=parts)))
     entries.append(("features", "all", None, base))
     entries.append(("features", "all + length", None, replace(base, parts=(*ALL, "length"))))
-    entries.append(("features", "all + sibling's reward", None, reward))
+    entries.append(("features", "all + sibling's reward alone", None, replace(outcome, parts=WITHOUT_SURPRISE)))
+    entries.append(("features", "all + sibling's outcome", None, outcome))
     for layer in _layers(settings, policy):
         view = (layer, settings.state_window)
         entries.append(("layer", f"layer {layer}", layer, replace(base, prompt=view, reasoning=view)))

@@ -34,7 +34,7 @@ from poise.lab.moments import (
     within_and_mean_M,
 )
 from poise.lab.policy import FrozenPolicy, Prompts, domain_of, keep, load_policy, load_prompts, numbered
-from poise.lab.probes import ALL, Training, Variant, fit_and_predict, reference, with_config
+from poise.lab.probes import ALL, WITHOUT_SURPRISE, Training, Variant, fit_and_predict, reference, with_config
 from poise.lab.rollouts import PROXIES, Rollouts, collect
 from poise.lab.scores import Projection
 from poise.lab.settings import CRITIC_SETTINGS, VarianceSettings, described, folder_of
@@ -42,7 +42,7 @@ from poise.lab.study import Steps, show, write_study
 
 RLOO_2 = "RLOO"
 # The form that training uses by default (`poise.core.presets`).
-DEFAULT = "probe, score-weighted + sibling's reward"
+DEFAULT = "probe, score-weighted + sibling's outcome"
 ALLOCATIONS = (1, 2, 4, 8)
 
 
@@ -128,14 +128,15 @@ def probes(settings: VarianceSettings, policy: FrozenPolicy, domains: int) -> di
     from dataclasses import replace
 
     base = reference(settings, policy.prompt, policy.reasoning)
-    reward = with_config(base, sibling_reward=True)
+    outcome = with_config(base, sibling_outcome=True)
     weighted = replace(base, weights=PROXIES[0])
     found = {
         "probe": base,
         "probe, logistic": with_config(base, head="logistic"),
-        "probe + sibling's reward": reward,
+        "probe + sibling's reward alone": replace(outcome, parts=WITHOUT_SURPRISE),
+        "probe + sibling's outcome": outcome,
         "probe, score-weighted": weighted,
-        DEFAULT: with_config(weighted, sibling_reward=True),
+        DEFAULT: with_config(weighted, sibling_outcome=True),
         "probe, length-weighted": replace(base, weights="length"),
         "prompt-only probe": replace(base, parts=("prompt",)),
         "prompt-only probe, score-weighted": replace(weighted, parts=("prompt",)),

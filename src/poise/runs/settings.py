@@ -106,12 +106,13 @@ class PoiseSettings:
     """Two bounds that predictions are clipped to; learned from the rewards if not set."""
     preset: Literal["default", "paper"] = "default"
     """paper is the published form of POISE; a preset decides what is not set of the probe's weights, the sibling's
-    reward and the cold start."""
+    outcome and the cold start."""
     probe_weights: Literal["none", "score"] | None = None
     """score fits with squared scores as weights: the baseline of least gradient variance; none fits expected reward.
     Preset default: score; preset paper: none."""
-    probe_sibling_reward: bool | None = None
-    """The probe also sees the reward of the sibling whose states it sees. Preset default: yes; preset paper: no."""
+    probe_sibling_outcome: bool | None = None
+    """The probe also sees the reward of the sibling whose states it sees, and how unsure the policy was of it. Preset
+    default: yes; preset paper: no."""
     buffer_capacity: int = 4096
     """Rollouts in the rolling buffer that the probe is fitted on, per domain."""
     cold_start_rows: int | None = None

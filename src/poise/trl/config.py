@@ -88,10 +88,11 @@ class PoiseConfig(GRPOConfig):
             "least gradient variance; 'none': it is fitted to the expected reward, as published; None: the preset's."
         },
     )
-    probe_sibling_reward: bool | None = field(
+    probe_sibling_outcome: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether the probe also sees the reward of the sibling whose states it sees; None: the preset's."
+            "help": "Whether the probe also sees the reward of the sibling whose states it sees, and how unsure the "
+            "policy was of it; None: the preset's."
         },
     )
     buffer_capacity: int = field(default=4096, metadata={"help": "Rows of the probe's buffer, per domain."})
@@ -268,7 +269,7 @@ class PoiseConfig(GRPOConfig):
             self.preset,
             {
                 "weights": self.probe_weights,
-                "sibling_reward": self.probe_sibling_reward,
+                "sibling_outcome": self.probe_sibling_outcome,
                 "cold_start_rows": self.cold_start_rows,
                 "cold_start_steps": self.cold_start_steps,
             },
@@ -281,7 +282,7 @@ class PoiseConfig(GRPOConfig):
             reasoning_components=self.reasoning_components,
             alpha=self.probe_alpha,
             clip=clip,
-            sibling_reward=chosen["sibling_reward"],
+            sibling_outcome=chosen["sibling_outcome"],
             weights=chosen["weights"],
         )
         return EstimatorConfig(

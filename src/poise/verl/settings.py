@@ -58,7 +58,7 @@ class PoiseSettings:
             raise ConfigError(f"poise.probe holds the probe's settings (poise.probe.alpha, ...), got {probe!r}")
         _refuse_unknown(probe, set(names_of(ProbeConfig)), "poise.probe.")
         decided = with_preset(values.pop("preset", "default"), {**values, **probe})
-        probe = {**probe, **{name: decided.pop(name) for name in ("weights", "sibling_reward")}}
+        probe = {**probe, **{name: decided.pop(name) for name in ("weights", "sibling_outcome")}}
         values |= decided
         _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
@@ -72,8 +72,8 @@ class PoiseSettings:
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the probe's fit is weighted with the rollouts' squared scores."""
-        return self.needs_features and self.estimator.probe.weights == "score"
+        """Whether the probe reads the rollouts' squared scores."""
+        return self.needs_features and self.estimator.probe.reads_scores
 
     def states(self, tokenizer: Any, depth: int) -> StateSpec:
         """The states to capture from a model of `depth` blocks, layers resolved to indices."""

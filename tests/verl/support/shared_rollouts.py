@@ -21,7 +21,7 @@ _PROBE = ProbeConfig(prompt_components=2, reasoning_components=3, alpha=1.0)
 _PUBLISHED = EstimatorConfig(probe=_PROBE, capacity=12, cold_start_rows=4)
 ESTIMATORS = {
     "published": _PUBLISHED,
-    "weighted": replace(_PUBLISHED, probe=replace(_PROBE, weights="score", sibling_reward=True)),
+    "weighted": replace(_PUBLISHED, probe=replace(_PROBE, weights="score", sibling_outcome=True)),
     "prompt-probe": replace(_PUBLISHED, baseline="prompt-probe"),
     "auto": replace(_PUBLISHED, baseline="auto", probe=replace(_PROBE, weights="score", alpha=None)),
 }
