@@ -129,7 +129,7 @@ def test_the_file_is_plain_safetensors_with_json(tmp_path: Path) -> None:
     raw = path.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     meta = json.loads(header["__metadata__"]["poise"])
-    assert meta["schema"] == 4
+    assert meta["schema"] == 3
     assert meta["identity"]["window"] == 10
     assert meta["identity"]["probe"]["alpha"] == 100.0
     assert meta["version"] == 1
@@ -220,8 +220,8 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         (None, "not a complete POISE state"),
         ({"other": "{}"}, "not a complete POISE state"),
         ({"poise": "{not json"}, "not a complete POISE state"),
-        ({"poise": "[]"}, "has schema None, this version reads schema 4"),
-        ({"poise": '{"schema": 1}'}, "has schema 1, this version reads schema 4"),
+        ({"poise": "[]"}, "has schema None, this version reads schema 3"),
+        ({"poise": '{"schema": 1}'}, "has schema 1, this version reads schema 3"),
     ],
 )
 def test_other_safetensors_files_are_refused(tmp_path: Path, metadata: dict | None, message: str) -> None:

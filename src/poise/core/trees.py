@@ -21,8 +21,7 @@ from torch import Tensor
 from poise.errors import SaveError, StateMismatchError
 
 T = TypeVar("T")
-# 2: weights and rewards in the buffer; 3: heads of several penalties, records of the mixture; 4: squared scores
-SCHEMA = 4
+SCHEMA = 3  # 2: weights and rewards in the buffer; 3: heads of several penalties, records of the mixture
 
 
 def map_tensors(tree: T, function: Callable[[Tensor], Tensor]) -> T:
