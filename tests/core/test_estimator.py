@@ -44,6 +44,11 @@ def batch_of(prompts: int, size: int = 2, seed: int = 0, domain: str | None = No
     return Rollouts(rewards_B, groups_B, features, domains_B)
 
 
+def scored(batch: Rollouts, scores_B: Tensor) -> Rollouts:
+    """The batch with squared scores, for the fit and for what the probe sees."""
+    return replace(batch, features=replace(batch.features, squared_score_B=scores_B), weights_B=scores_B)
+
+
 def joined(parts: list[Rollouts]) -> Rollouts:
     """Several batches as one, group numbers kept apart."""
     groups = [part.groups_B + 1000 * i for i, part in enumerate(parts)]
@@ -261,7 +266,7 @@ def test_rewards_of_any_size_are_credited_alike(baseline: str, scale: float) -> 
     """What the probe sees of a sibling's reward, and what a combination makes of errors, has no unit."""
     plain, scaled = (estimator_of(baseline=baseline, probe=replace(PROBE, sibling_outcome=True)) for _ in range(2))
     for seed in range(4):
-        batch = replace(batch_of(8, seed=seed), weights_B=1 + torch.arange(16.0))
+        batch = scored(batch_of(8, seed=seed), 1 + torch.arange(16.0))
         credit = plain.credit(batch)
         other = scaled.credit(replace(batch, rewards_B=scale * batch.rewards_B))
         torch.testing.assert_close(other.advantages_B / scale, credit.advantages_B, atol=1e-5, rtol=1e-5)
@@ -359,12 +364,10 @@ def test_the_probe_is_fitted_with_the_weights_of_the_siblings() -> None:
     estimator, parts = estimator_of(probe=probe), []
     for seed in range(2):
         batch = batch_of(4, 2, seed)
-        parts.append(replace(batch, weights_B=1 + torch.arange(8.0)))
+        parts.append(scored(batch, 1 + torch.arange(8.0)))
         estimator.update(estimator.credit(parts[-1]))
     swapped = torch.arange(8).view(4, 2).flip(1).flatten()
-    features = Features.cat(
-        [replace(part.features, reward_B=part.rewards_B, squared_score_B=part.weights_B) for part in parts]
-    )
+    features = Features.cat([replace(part.features, reward_B=part.rewards_B) for part in parts])
     targets_B = torch.cat([part.rewards_B[swapped] for part in parts])
     wanted = fit_probe(features, targets_B, probe, weights_B=(1 + torch.arange(8.0))[swapped].repeat(2))
     rewards_B, scores_B = torch.tensor([1.0, 0.0, NAN, 1.0, 0.0] * 2), torch.arange(10.0)
@@ -568,7 +571,7 @@ def test_the_penalty_is_the_one_that_erred_least_before_it_learnt() -> None:
     config = replace(PROBE, alpha=None, sibling_outcome=True)
     estimator, errors = estimator_of(probe=config, capacity=512), [0.0] * len(config.alphas)
     for seed in range(6):
-        batch = replace(batch_of(8, seed=seed), weights_B=1 + torch.arange(16.0))
+        batch = scored(batch_of(8, seed=seed), 1 + torch.arange(16.0))
         credit = estimator.credit(batch)
         if seed:
             values_BA = probe_of(estimator).predict_all(credit.features)

@@ -421,6 +421,13 @@ def test_the_sibling_s_outcome_is_its_reward_its_surprise_and_their_product() ->
     moved = replace(fit, reward_B=100 * reward_B - 700)
     design_BK, moved_BK = (fit_probe(part, targets_B, config).design(part) for part in (fit, moved))
     torch.testing.assert_close(moved_BK, design_BK, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ConfigError, match="fitted on features with squared scores, and these carry no such"):
+        probe.predict(alone)
+    # A score that is missing or impossible is absent, and not a certainty: the mean stands for it.
+    for bad in (torch.nan, torch.inf, -1.0):
+        absent = probe.scalars(replace(fit, squared_score_B=torch.full((400,), bad)))
+        assert absent[:, [3, 10]].eq(0).all()
+        assert absent[:, 8].eq(1).all()
     # A failed reward takes the product with it, and leaves the surprise.
     failed = probe.scalars(replace(fit, reward_B=torch.full((400,), torch.nan)))
     assert failed[:, 4].eq(0).all()
@@ -442,7 +449,7 @@ def test_the_sibling_s_reward_is_one_more_scalar() -> None:
     assert probe.scalars(failed)[:, 3].eq(0).all()
     assert probe.scalars(failed)[:, 7].eq(1).all()
     assert probe.predict(failed).isfinite().all()
-    with pytest.raises(ConfigError, match="sees the sibling's reward, and these features carry none"):
+    with pytest.raises(ConfigError, match="sees the sibling's outcome, and these features carry no reward"):
         probe.predict(replace(fit, reward_B=None))
 
 

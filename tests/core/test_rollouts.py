@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -38,6 +40,15 @@ def test_rows_must_agree() -> None:
         Rollouts(torch.zeros(3), torch.zeros(3, dtype=torch.long), features_of(2))
     with pytest.raises(ConfigError, match=r"'domains': 4"):
         Rollouts(torch.zeros(3), torch.zeros(3, dtype=torch.long), None, torch.zeros(4, dtype=torch.long))
+
+
+def test_features_with_and_without_outcomes_are_not_joined() -> None:
+    bare = features_of(4)
+    earned = replace(bare, reward_B=torch.ones(4))
+    both, score = replace(earned, squared_score_B=torch.ones(4)), replace(bare, squared_score_B=torch.ones(4))
+    for parts in ([bare, earned], [earned, both], [both, earned], [earned, score]):
+        with pytest.raises(ConfigError, match="some of these features carry"):
+            Features.cat(parts)
 
 
 def test_features_select_and_cat() -> None:

@@ -35,6 +35,7 @@ def batch_of(step: int, width: int, prompts: int = 12, domains: tuple[str, ...] 
         torch.randn(rows, width, generator=draw),
         torch.randn(rows, width, generator=draw),
         torch.rand(rows, 3, generator=draw),
+        squared_score_B=torch.rand(rows, generator=torch.Generator().manual_seed(step + 1000)),
     )
     entropy_BE = features.entropy_BE
     entropy_BE[::3, 2] = torch.nan
@@ -159,10 +160,10 @@ def test_saving_replaces_the_old_file_in_one_step(tmp_path: Path, monkeypatch: p
     [
         ({"layers": (2, 4)}, {}, r"layers: saved \[2, 3\], now \[2, 4\]"),
         ({"window": 32}, {}, "window: saved 10, now 32"),
-        ({"pooling": "last"}, {}, "pooling: saved None, now 'last'"),
+        ({"pooling": "last"}, {}, "of another version, with other settings .pooling: saved None, now 'last'"),
         ({}, {"capacity": 61}, "capacity: saved 60, now 61"),
         ({}, {"baseline": "none"}, "baseline: saved 'probe', now 'none'"),
-        ({}, {"probe": ProbeConfig(prompt_components=16)}, "'prompt_components': 32.* now .*'prompt_components': 16"),
+        ({}, {"probe": ProbeConfig(prompt_components=16)}, "probe.prompt_components: saved 32, now 16"),
         ({"window": 32}, {"capacity": 61}, "capacity: saved 60, now 61; window: saved 10, now 32"),
     ],
 )

@@ -131,10 +131,11 @@ def test_the_probe_is_the_cpus_and_deterministic() -> None:
         for _ in range(6):
             prompt_BH, reasoning_BH = (torch.randn(256, 512, generator=made) for _ in range(2))
             rewards_B = (prompt_BH[:, 0] + reasoning_BH[:, 1] + torch.randn(256, generator=made) > 0).float()
-            entropy_B3, weights_B = torch.rand(256, 3, generator=made), torch.rand(256, generator=made)
-            features = Features(*(part.to(device) for part in (prompt_BH, reasoning_BH, entropy_B3)))
+            entropy_B3, scores_B = torch.rand(256, 3, generator=made), torch.rand(256, generator=made).to(device)
+            states = (part.to(device) for part in (prompt_BH, reasoning_BH, entropy_B3))
+            features = Features(*states, squared_score_B=scores_B)
             group_B = torch.arange(256, device=device) // 2
-            found.append(Rollouts(rewards_B.to(device), group_B, features, weights_B=weights_B.to(device)))
+            found.append(Rollouts(rewards_B.to(device), group_B, features, weights_B=scores_B))
         return found
 
     def baselines(device: str) -> Tensor:

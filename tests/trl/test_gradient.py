@@ -105,10 +105,10 @@ def reference_gradient(
         answer = response[response > ends[0]] if len(ends) else response[:0]
         parts = [entropy[i, part].mean() for part in (response, reasoning, answer)]
         rows.append((hidden[i, prompt].mean(0), hidden[i, width + reasoning[-10:]].mean(0), torch.stack(parts)))
-    surprise = ((1 - log_p_taken.detach().exp()).square() * response_mask).sum(1)
-    torch.testing.assert_close(window["weights_B"], surprise, atol=1e-5, rtol=1e-4)
+    squared_score = ((1 - log_p_taken.detach().exp()).square() * response_mask).sum(1)
+    torch.testing.assert_close(window["weights_B"], squared_score, atol=1e-5, rtol=1e-4)
     columns = (torch.stack(column) for column in zip(*rows, strict=True))
-    features = Features(*columns, reward_B=rewards_B, squared_score_B=surprise)
+    features = Features(*columns, reward_B=rewards_B, squared_score_B=squared_score)
     probe: Probe | None = window["probe"]
     assert probe is not None
     predictions = probe.predict(features).tolist()
@@ -238,3 +238,23 @@ def test_plain_grpo_trainer_takes_as_many_forward_passes(tmp_path: Path) -> None
     their_calls = forward_calls(theirs)
     theirs.train()
     assert our_calls == their_calls
+
+
+@pytest.mark.parametrize("weights", ["score", "none"])
+def test_the_probe_sees_the_whole_score_where_the_loss_divides_by_length(weights: str, tmp_path: Path) -> None:
+    """What a rollout weighs is divided; how unsure the policy was of it is not, and is there without weights too."""
+    settings = {"loss_type": "grpo", "probe_weights": weights, "max_steps": 1}
+    trainer = tiny_policy.trainer(tmp_path, **settings)
+    credits: list[Credit] = []
+    update = trainer.estimator.update
+    trainer.estimator.update = lambda credit: credits.append(credit) or update(credit)
+    watch = Watch()
+    watch.attach(trainer)
+    trainer.train()
+    (credit,), (window,) = credits, watch.windows
+    assert credit.features is not None
+    scores_B, lengths_B = credit.features.squared_score_B, window["batch"]["completion_mask"].sum(1)
+    assert scores_B is not None
+    expected_B = scores_B / lengths_B.square() if weights == "score" else torch.ones_like(scores_B)
+    torch.testing.assert_close(credit.weights_B, expected_B)
+    assert float(scores_B.max()) > 1

@@ -41,9 +41,12 @@ def test_rewards_features_and_domains_follow_the_last_output() -> None:
 
 def test_a_rollouts_score_is_that_of_all_its_outputs() -> None:
     rows = BatchRows.of(KEYS, TAGS)
-    weights_B = rows.rollouts(torch.zeros(8), None, ["math"] * 8, scores_B=torch.arange(1.0, 9.0)).weights_B
-    assert weights_B is not None
-    assert weights_B.tolist() == [1 + 7, 3, 4, 5, 6]
+    features, scores_B = Features(torch.zeros(8, 2), torch.zeros(8, 2), torch.zeros(8, 3)), torch.arange(1.0, 9.0)
+    rollouts = rows.rollouts(torch.zeros(8), features, ["math"] * 8, (scores_B, scores_B / 2))
+    assert rollouts.features is not None
+    for values_B, share in ((rollouts.features.squared_score_B, 1), (rollouts.weights_B, 2)):
+        assert values_B is not None
+        assert (share * values_B).tolist() == [1 + 7, 3, 4, 5, 6]
 
 
 def test_leave_one_out_credit_by_hand() -> None:

@@ -54,7 +54,7 @@ def rollouts_by(engine: Any, step: int) -> Rollouts:
     # As verl's driver cuts them out, before it stores them as the old log-probabilities.
     log_probs = response_from_nested(output["log_probs"], batch["response_mask"]).to_padded_tensor(0)
     scores_B = squared_score(log_probs, batch["response_mask"].to_padded_tensor(0))
-    return rows.rollouts(rewards_B[ORDER], features, [SOURCES[row] for row in ORDER], scores_B)
+    return rows.rollouts(rewards_B[ORDER], features, [SOURCES[row] for row in ORDER], (scores_B, scores_B))
 
 
 def test_same_baselines_and_advantages(tmp_path: Path, one_rank: None) -> None:

@@ -173,6 +173,10 @@ def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str,
     expected = [3 * (1 - math.exp(-0.5 * score)) ** 2 / divisor for score in (1, 2, 1)]
     assert buffer.pairs is not None
     assert buffer.pairs.target_weights_B.tolist() == pytest.approx(expected, rel=1e-5)
+    # What the probe sees is the rollout's own score, whole.
+    own = [3 * (1 - math.exp(-0.5 * score)) ** 2 for score in (0, 1, 2)]
+    assert buffer.pairs.features.squared_score_B is not None
+    assert buffer.pairs.features.squared_score_B.tolist() == pytest.approx(own, rel=1e-5)
 
 
 def test_kl_in_the_reward_is_part_of_what_is_credited(queue: None) -> None:

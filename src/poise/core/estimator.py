@@ -206,22 +206,20 @@ class ValueEstimator:
             return
         if rollouts.features is None:
             raise ConfigError(f"baseline={self.config.baseline!r} needs features, and these rollouts carry none")
-        if self.config.probe.reads_scores and rollouts.weights_B is None:
+        if self.config.probe.weights == "score" and rollouts.weights_B is None:
+            raise ConfigError("a probe with weights='score' needs the rollouts' squared scores, and these carry none")
+        if self.config.probe.sibling_outcome and rollouts.features.squared_score_B is None:
             raise ConfigError(
-                "a probe with weights='score' or sibling_outcome=True needs the rollouts' squared scores, and these "
-                "carry none (weights_B)"
+                "a probe with sibling_outcome=True needs the rollouts' squared scores, and these features carry none "
+                "(squared_score_B)"
             )
 
     def _with_outcome(self, rollouts: Rollouts, rewards_B: Tensor) -> Features | None:
         """The features with what the rollout itself came to, for its siblings' sake."""
         if rollouts.features is None:
             return None
-        scores_B = rollouts.weights_B if self.config.probe.sibling_outcome else None
-        return replace(
-            rollouts.features,
-            reward_B=rewards_B,
-            squared_score_B=None if scores_B is None else known_weights(scores_B.float()),
-        )
+        scores_B = rollouts.features.squared_score_B if self.config.probe.sibling_outcome else None
+        return replace(rollouts.features, reward_B=rewards_B, squared_score_B=scores_B)
 
     def _weights_of(self, rollouts: Rollouts) -> Tensor:
         if self.config.probe.weights == "none" or rollouts.weights_B is None:
@@ -333,13 +331,27 @@ class ValueEstimator:
 
 
 def _refuse_mismatch(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    names = sorted(name for name in {*saved, *present} if saved.get(name) != present.get(name))
+    was, now = _dotted(saved), _dotted(present)
+    names = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
     if names:
-        listed = "; ".join(f"{name}: saved {saved.get(name)!r}, now {present.get(name)!r}" for name in names)
+        listed = "; ".join(f"{name}: saved {was.get(name)!r}, now {now.get(name)!r}" for name in names)
+        if was.keys() != now.keys():
+            raise StateMismatchError(
+                f"the saved probe is of another version, with other settings ({listed}); start a new run"
+            )
         raise StateMismatchError(
             f"the saved probe cannot continue under these settings ({listed}); restore the saved values, or start a "
             "new run"
         )
+
+
+def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings within settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = _dotted(value) if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else {f"{name}.{key}": item for key, item in inner.items()}
+    return found
 
 
 def _json(value: Any) -> Any:

@@ -24,7 +24,8 @@ class Features:
         entropy_BE: mean token entropy (nats) over output, reasoning, answer; NaN where the part is absent.
         reward_B: the rollout's own verified reward, NaN where verification failed. It may inform a *sibling's*
             baseline, like everything else here, and never the rollout's own. The estimator fills it in.
-        squared_score_B: the rollout's own squared score (`poise.core.squared_score`); the same holds for it.
+        squared_score_B: the rollout's own squared score (`squared_score`, whatever the loss divides by), with which the
+            reward becomes the rollout's outcome; the same holds for it. None if the probe does not see outcomes.
 
     A row whose states are not finite (no tokens, overflow) is absent: it predicts nothing and is never learnt from.
 
@@ -47,11 +48,14 @@ class Features:
         return (self.prompt_BH.sum(1, dtype=torch.float32) + self.reasoning_BH.sum(1, dtype=torch.float32)).isfinite()
 
     def scalars(self, with_outcome: bool) -> Float[Tensor, "B S"]:
-        """The numbers that may be absent (NaN): the entropies; and, if asked for, the reward and how unsure it was."""
+        """The numbers that may be absent (NaN): the entropies; and, if asked for, the outcome.
+
+        The outcome's columns are the last ones: how unsure the policy was, if that is known, and the reward.
+        """
         if not with_outcome:
             return self.entropy_BE
         if self.reward_B is None:
-            raise ConfigError("the probe sees the sibling's reward, and these features carry none (reward_B)")
+            raise ConfigError("the probe sees the sibling's outcome, and these features carry no reward (reward_B)")
         unsure = [] if self.squared_score_B is None else [surprise(self.squared_score_B)]
         outcome_BO = torch.stack([*unsure, self.reward_B], dim=1)
         return torch.cat([self.entropy_BE, outcome_BO.to(self.entropy_BE)], dim=1)
@@ -66,5 +70,13 @@ class Features:
 
     @staticmethod
     def cat(parts: Sequence[Features]) -> Features:
-        """All rows of all parts, in order."""
+        """All rows of all parts, in order.
+
+        Raises:
+            ConfigError: some parts carry rewards or squared scores and some do not.
+        """
+        if len({(part.reward_B is None, part.squared_score_B is None) for part in parts}) > 1:
+            raise ConfigError(
+                "some of these features carry rewards or squared scores (reward_B, squared_score_B), some not"
+            )
         return cat_tensors(parts)

@@ -140,11 +140,14 @@ class Scalars:
     with_product: bool
 
     def __call__(self, features: Features) -> Float[Tensor, "B S2"]:
+        if self.with_outcome and self.with_product != (features.squared_score_B is not None):
+            had, have = ("", "no ") if self.with_product else ("no ", "")
+            raise ConfigError(f"the probe was fitted on features with {had}squared scores, and these carry {have}such")
         scalars_BS = features.scalars(self.with_outcome).to(self.mean_S)
         standard_BS = ((scalars_BS - self.mean_S) / self.scale_S).nan_to_num(0.0, 0.0, 0.0)
         parts = [standard_BS, (~scalars_BS.isfinite()).to(self.mean_S)]
         if self.with_product:
-            parts.append(standard_BS[:, -2:].prod(1, keepdim=True))
+            parts.append(standard_BS[:, -2:].prod(1, keepdim=True))  # the outcome's columns are the last
         return torch.cat(parts, dim=1)
 
     @staticmethod

@@ -43,7 +43,8 @@ class Rollouts:
         features: internal states; None if the baseline needs none.
         domains_B: `domain_id` of each rollout's domain; None if there is one domain.
         weights_B: a proxy of the rollout's squared score |∇log π(y|x)|², on any scale, from the same forward pass
-            (`squared_score`); None if the fit is not weighted. A rollout's own never reaches its baseline.
+            (`squared_score`), divided by whatever the loss divides by; None if the fit is not weighted. A rollout's own
+            never reaches its baseline.
         prompts_B: `prompt_id` of each rollout's prompt; None if the baseline remembers no prompt.
         values_B: a critic's value of each rollout's prompt; None if there is no critic.
     """

@@ -1,4 +1,4 @@
-"""How much each rollout weighs in the gradient's variance: a proxy of its squared score, and the weights of a fit.
+"""A proxy of each rollout's squared score: its weight in the gradient's variance, and how unsure the policy was of it.
 
 The variance of (r - b) s, with s = ∇log π(y|x), is smallest at b*(x) = E[|s|² r | x] / E[|s|² | x], not at the expected
 reward. Least squares with weights |s|² finds the best approximation of b* that the probe can express.
@@ -12,6 +12,8 @@ from torch import Tensor
 
 # A row counts at most this many times the mean: beyond, a handful of rollouts would decide the fit (docs/log.md).
 MAX_RATIO = 10.0
+# Added to a squared score before its logarithm is taken; 1e-4 does as well (docs/log.md).
+LEAST_SCORE = 0.01
 
 
 def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[Tensor, " B"]:
@@ -27,8 +29,8 @@ def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[
     >>> squared_score(torch.tensor([[0.5, 0.75], [1.0, 0.5]]).log(), torch.tensor([[1, 1], [1, 0]])).tolist()
     [0.3125, 0.0]
     """
-    surprise_BT = (1 - log_probs_BT.detach().float().exp()).square()
-    return torch.where(mask_BT.bool(), surprise_BT, 0.0).sum(1)
+    squares_BT = (1 - log_probs_BT.detach().float().exp()).square()
+    return torch.where(mask_BT.bool(), squares_BT, 0.0).sum(1)
 
 
 def surprise(squared_score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -36,8 +38,10 @@ def surprise(squared_score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
     >>> surprise(torch.tensor([0.0, 0.99])).tolist()
     [-4.605170249938965, 0.0]
+
+    Not finite where w is missing, negative or infinite.
     """
-    return (squared_score_B + 0.01).log()
+    return torch.where(squared_score_B >= 0, squared_score_B + LEAST_SCORE, torch.nan).log()
 
 
 def relative_weights(weights_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -31,7 +31,7 @@ class Variant:
     Args:
         prompt, reasoning: block and window of each state.
         config: components, head, penalty, and whether the sibling's outcome is a regressor.
-        parts: of "prompt", "reasoning", "entropy", "length", and "surprise", which belongs to the outcome.
+        parts: of "prompt", "reasoning", "entropy", "length", and "surprise", which only an outcome has.
         rows: training rows, the first ones; all if None.
         weights: which of `PROXIES` of the sibling's squared gradient norm its row is weighted with; all alike if None.
         mlp: a perceptron on the probe's regressors instead of its linear head.

@@ -113,8 +113,9 @@ class ForwardCapture:
         self._seconds += states.seconds
         self._tokens = (layout, nats_BT)
         entropy_B3 = layout.entropy_features(nats_BT.float(), self.states.spec.end_of_reasoning)
-        features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3)
-        receive(Captured(features, self._squared_score(log_probs_BT, layout.response_mask_BC)))
+        scores_B = squared_score(log_probs_BT, layout.response_mask_BC)
+        features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3, squared_score_B=scores_B)
+        receive(Captured(features, self._weights(scores_B, layout.response_mask_BC)))
         return result
 
     def _of_the_policy(self, written: list[list[int]], mask_BT: Tensor) -> Tensor:
@@ -124,10 +125,9 @@ class ForwardCapture:
         own_BT = own_BT.to(mask_BT.device)
         return mask_BT & pad(own_BT, (0, mask_BT.shape[1] - own_BT.shape[1]))
 
-    def _squared_score(self, log_probs_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        weights_B = squared_score(log_probs_BT, mask_BT)
+    def _weights(self, scores_B: Tensor, mask_BT: Tensor) -> Tensor:
         divides = self.trainer.loss_type in BY_LENGTH
-        return weights_B / mask_BT.sum(1).clamp_min(1).square() if divides else weights_B
+        return scores_B / mask_BT.sum(1).clamp_min(1).square() if divides else scores_B
 
     def extra_forward(self, output: dict[str, Any]) -> Captured:
         """One forward pass over the generated batch, without gradient or dropout, for its states alone."""

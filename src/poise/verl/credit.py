@@ -8,7 +8,7 @@ which.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class BatchRows:
         rewards_B: Tensor,
         features_B: Features | None,
         sources_B: Sequence[Any],
-        scores_B: Tensor | None = None,
+        scores: tuple[Tensor, Tensor] | None = None,
     ) -> Rollouts:
         """The batch's rollouts; a reward that is not a number has failed.
 
@@ -69,15 +69,19 @@ class BatchRows:
             rewards_B: verl's reward of each row.
             features_B: captured features of each row; None if the baseline needs none.
             sources_B: `data_source` of each row, the name of its domain.
-            scores_B: squared score of each row; a rollout's is the sum over its outputs. None if the fit needs none.
+            scores: squared score of each row, and its weight in the gradient's variance; a rollout's is the sum over
+                its outputs. None if the probe reads none.
         """
+        features = features_B.select(self.last_R) if features_B is not None else None
+        if features is not None and scores is not None:
+            features = replace(features, squared_score_B=self._summed(scores[0]))
         domains = [domain_id(str(sources_B[row])) for row in self.last_R.tolist()]
         return Rollouts(
             rewards_B=rewards_B[self.last_R],
             groups_B=self.groups_R,
-            features=features_B.select(self.last_R) if features_B is not None else None,
+            features=features,
             domains_B=torch.tensor(domains, dtype=torch.long),
-            weights_B=self._summed(scores_B) if scores_B is not None else None,
+            weights_B=self._summed(scores[1]) if scores is not None else None,
         )
 
     def _summed(self, values_B: Tensor) -> Tensor:

@@ -108,11 +108,11 @@ class PoiseTrainer(PPOTrainerSync):
         began = time.perf_counter()
         rows = BatchRows.of(batch.keys, batch.tags)
         features_B, sources_B, capture_seconds = self._fetch(batch)
-        scores_B = self._squared_scores(batch) if self.settings.needs_scores else None
+        scores = self._squared_scores(batch) if self.settings.needs_scores else None
         credits: list[Credit] = []
 
         def credit_rows(rewards_B: Tensor) -> Tensor:
-            credits.append(self.estimator.credit(rows.rollouts(rewards_B, features_B, sources_B, scores_B)))
+            credits.append(self.estimator.credit(rows.rollouts(rewards_B, features_B, sources_B, scores)))
             return rows.spread(credits[-1].advantages_B, padding=0.0)
 
         with _crediting(credit_rows):
@@ -136,15 +136,16 @@ class PoiseTrainer(PPOTrainerSync):
         seconds = sum(float(_stacked(data[name]).sum()) for name in timed)
         return features, list(sources.tolist() if hasattr(sources, "tolist") else sources), seconds
 
-    def _squared_scores(self, batch: KVBatchMeta) -> Tensor:
-        """How much each row weighs in the gradient's variance, from its old log-probabilities, under this loss."""
+    def _squared_scores(self, batch: KVBatchMeta) -> tuple[Tensor, Tensor]:
+        """Each row's squared score, from its old log-probabilities, and how much it weighs under this loss."""
         names = ["old_log_probs", "response_mask"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         log_probs_BT, mask_BT = (data[name].to_padded_tensor(0) for name in names)
         scores_B = squared_score(log_probs_BT, mask_BT)
         if self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean":
-            return scores_B / mask_BT.sum(1).clamp_min(1).square()  # there each row's term is divided by its length
-        return scores_B
+            # There each row's term is divided by its length.
+            return scores_B, scores_B / mask_BT.sum(1).clamp_min(1).square()
+        return scores_B, scores_B
 
     def _drop(self, batch: KVBatchMeta, dropped: list[int]) -> None:
         """Take rows out of the update as verl takes its padding rows out: no token of theirs counts in any loss."""

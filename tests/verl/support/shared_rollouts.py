@@ -16,7 +16,7 @@ from poise.core import EstimatorConfig, ProbeConfig, Rollouts, StateSpec, ValueE
 STEPS, PER_PROMPT = 3, 2
 SPEC = StateSpec(prompt_layer=1, reasoning_layer=3, window=3, end_of_reasoning=END)
 SOURCES = ["math", "math", "code", "code"] * 2
-# As published; fitted with the rollouts' squared scores, seeing the sibling's reward; and all that chooses itself.
+# As published; fitted with the rollouts' squared scores, seeing the sibling's outcome; and all that chooses itself.
 _PROBE = ProbeConfig(prompt_components=2, reasoning_components=3, alpha=1.0)
 _PUBLISHED = EstimatorConfig(probe=_PROBE, capacity=12, cold_start_rows=4)
 ESTIMATORS = {
