@@ -44,7 +44,7 @@ class Watch(TrainerCallback):
 
     def __init__(self) -> None:
         self.windows: list[dict[str, Any]] = []
-        self.weights: list[Tensor] = []  # of each window, as the probe learnt them
+        self.credits: list[Credit] = []  # of each window, as the probe learnt from them
 
     def attach(self, trainer: Any) -> None:
         generate = trainer._generate_and_score_completions
@@ -61,7 +61,7 @@ class Watch(TrainerCallback):
         update = trainer.estimator.update
 
         def note(credit: Credit) -> dict[str, float]:
-            self.weights.append(credit.weights_B.clone())
+            self.credits.append(credit.map(torch.clone))
             return update(credit)
 
         trainer.estimator.update = note
@@ -177,8 +177,8 @@ def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path, **keywords
     trainer.train()
     # A window of several updates has several gradients, an update over several windows one: compare their means.
     per_step = trainer.args.gradient_accumulation_steps // trainer.window or 1
-    assert len(watch.weights) == len(watch.windows)
-    windows = [window | {"weights_B": w} for window, w in zip(watch.windows, watch.weights, strict=True)]
+    assert len(watch.credits) == len(watch.windows)
+    windows = [window | {"weights_B": c.weights_B} for window, c in zip(watch.windows, watch.credits, strict=True)]
     windows = windows[2 * per_step : 3 * per_step]
     taken = mean([gradient for window in windows for gradient in window["gradients"]])
     expected = mean([reference_gradient(trainer.model, window, trainer.num_generations) for window in windows])
@@ -243,15 +243,11 @@ def test_plain_grpo_trainer_takes_as_many_forward_passes(tmp_path: Path) -> None
 @pytest.mark.parametrize("weights", ["score", "none"])
 def test_the_probe_sees_the_whole_score_where_the_loss_divides_by_length(weights: str, tmp_path: Path) -> None:
     """What a rollout weighs is divided; how unsure the policy was of it is not, and is there without weights too."""
-    settings = {"loss_type": "grpo", "probe_weights": weights, "max_steps": 1}
-    trainer = tiny_policy.trainer(tmp_path, **settings)
-    credits: list[Credit] = []
-    update = trainer.estimator.update
-    trainer.estimator.update = lambda credit: credits.append(credit) or update(credit)
+    trainer = tiny_policy.trainer(tmp_path, loss_type="grpo", probe_weights=weights, max_steps=1)
     watch = Watch()
     watch.attach(trainer)
     trainer.train()
-    (credit,), (window,) = credits, watch.windows
+    (credit,), (window,) = watch.credits, watch.windows
     assert credit.features is not None
     scores_B, lengths_B = credit.features.squared_score_B, window["batch"]["completion_mask"].sum(1)
     assert scores_B is not None

@@ -349,8 +349,10 @@ def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings within settings under dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        inner = _dotted(value) if isinstance(value, Mapping) else None
-        found |= {name: value} if inner is None else {f"{name}.{key}": item for key, item in inner.items()}
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": item for key, item in _dotted(value).items()}
+        else:
+            found[name] = value
     return found
 
 
