@@ -16,6 +16,7 @@ from PIL import Image
 
 import planted_run
 from planted_run import STEPS
+from poise.core.estimator import CANDIDATES
 from poise.report import figures
 from poise.report.data import read_run
 from poise.report.draw import running_mean, thin
@@ -25,7 +26,8 @@ from poise.report.summary import sentence
 from poise.runs.folder import RunFolder
 from poise.runs.settings import RewardSettings, TrainSettings
 
-FIGURES = {"held_out", "reward", "variance", "calibration", "error", "tracking", "grad_norm", "policy", "seconds"}
+FIGURES = {"held_out", "reward", "variance", "mixture", "calibration", "error", "tracking", "grad_norm", "policy"}
+FIGURES |= {"seconds"}
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 
 
@@ -42,6 +44,18 @@ def test_tracking_shows_the_ceiling_that_lies_above_what_is_reached(run: RunFold
     assert (low_error, high_error) == pytest.approx((0.0, 0.224))
     assert (low, high) == pytest.approx((0.0, 1.008))
     assert [said.get_text() for said in drawn.axes[1].get_legend().get_texts()] == ["the true pass rates'"]
+
+
+def test_the_mixture_s_shares_are_stacked(run: RunFolder) -> None:
+    """Planted: .4, .3, .2 and .1 at every step. Two runs have no room in one stack."""
+    drawn = figures.mixture([read_run(run)])
+    assert drawn is not None
+    areas = drawn.axes[0].collections
+    tops = [float(area.get_paths()[0].vertices[:, 1].max()) for area in areas]
+    assert tops == pytest.approx([0.4, 0.7, 0.9, 1.0])
+    assert areas[0].get_label() == "probe, from the siblings"
+    assert figures.mixture([read_run(run)] * 2) is None
+    assert set(figures.MIXED) == set(CANDIDATES)
 
 
 class Page(HTMLParser):
@@ -208,7 +222,7 @@ def test_the_sentence_claims_no_more_than_the_interval() -> None:
     weighted = sentence({**found, "held_out": None, "is_weighted": True, "last_fifth": late})
     assert weighted.endswith(
         "In the last fifth of the run the mean reward is 0.510, weighted with squared scores 0.250, which the probe "
-        "predicted to be 0.500; by the same weights its baselines leave 0.38 of leave-one-out's gradient variance "
+        "predicted to be 0.500; by the same weights the baselines leave 0.38 of leave-one-out's gradient variance "
         "within prompts."
     )
     chance = {**gap, "low": -0.01, "p_value": 0.06}

@@ -25,6 +25,7 @@ from poise.core import (
     fit_probe,
 )
 from poise.core.probe import ALPHAS
+from poise.core.trees import map_tensors
 from poise.errors import ConfigError
 
 NAN = math.nan
@@ -673,6 +674,43 @@ def test_an_informative_probe_is_seen_in_the_metrics() -> None:
     assert metrics["pearson"] > 0.4
     assert metrics["variance_ratio"] < 0.85
     assert abs(metrics["prediction_mean"] - metrics["reward_mean"]) < 0.1
+
+
+def test_other_prompts_include_earlier_batches_of_their_own_domain() -> None:
+    """By plain loops: two domains, rows in any order, a prompt of a single rollout, weights."""
+    estimator = estimator_of(baseline="auto", probe=replace(PROBE, weights="score"))
+    draw = torch.Generator().manual_seed(9)
+    past = {domain: [0.0, 0.0] for domain in (domain_id("a"), domain_id("b"))}
+    for seed in range(3):
+        batch = joined([batch_of(3, seed=seed, domain="a"), batch_of(2, seed=seed + 9, domain="b")])
+        order, weights_B = torch.randperm(10, generator=draw)[:9], torch.rand(9, generator=draw)
+        batch = replace(map_tensors(batch, lambda rows, order=order: rows[order]), weights_B=weights_B)
+        credit = estimator.credit(batch)
+        assert credit.candidates_BC is not None
+        assert credit.domains_B is not None
+        weights, rewards, groups = credit.weights_B.tolist(), credit.rewards_B.tolist(), credit.groups_B.tolist()
+        for i, domain in enumerate(credit.domains_B.tolist()):
+            sum_, total = past[domain]
+            others = [j for j in range(9) if groups[j] != groups[i]]
+            sum_ += sum(weights[j] * rewards[j] for j in others)
+            total += sum(weights[j] for j in others)
+            assert float(credit.candidates_BC[i, 1]) == pytest.approx(sum_ / total, abs=1e-5)
+        for domain, sums in past.items():
+            rows = [j for j in range(9) if int(credit.domains_B[j]) == domain]
+            sums[0] = sums[0] / 2 + sum(weights[j] * rewards[j] for j in rows)
+            sums[1] = sums[1] / 2 + sum(weights[j] for j in rows)
+        estimator.update(credit)
+
+
+def test_a_rollout_by_itself_is_credited_with_earlier_batches() -> None:
+    estimator = estimator_of(baseline="auto")
+    alone = batch_of(1, size=1)
+    assert not estimator.credit(alone).used_B.any()  # nothing at all is known before the first batch
+    earlier = batch_of(8, size=1, seed=1)
+    estimator.update(estimator.credit(earlier))
+    credit = estimator.credit(alone)
+    assert credit.used_B.all()
+    assert float(credit.baselines_B) == pytest.approx(float(earlier.rewards_B.mean()), abs=1e-5)
 
 
 def test_metrics_of_nothing_used_are_nan() -> None:

@@ -53,7 +53,8 @@ pytestmark = pytest.mark.usefixtures("without_type_checks")
         (
             EstimatorConfig,
             {"capacity": 10, "cold_start_rows": 11},
-            "cold_start_rows=11 must lie between 1 and the buffer's capacity=10, or the probe would never be used",
+            "cold_start_rows=11 must lie between 1 and the buffer's capacity=10, "
+            "or a domain's own probe would never be used",
         ),
         (TrackerConfig, {"prior": NAN}, "tracker_prior must be a finite number, got nan"),
         (TrackerConfig, {"half_life": 0.0}, "tracker_half_life must be positive, got 0.0"),

@@ -82,7 +82,10 @@ def test_domains_keep_records_of_their_own() -> None:
     mixture, domains_B = Mixture(NAMES), torch.tensor([4, 4, 9])
     candidates_BC = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.5, 0.0], [0.0, 0.5, 1.0]])
     mixture.learn(candidates_BC, torch.tensor([1.0, 0.0, NAN]), torch.ones(3), domains_B)
-    assert set(mixture.records) == {4}
+    assert set(mixture.past) == {4}
+    assert mixture.rewards_for(domains_B).tolist() == [[1, 2], [1, 2], [0, 0]]
+    mixture.learn(candidates_BC[:1], torch.ones(1), torch.full((1,), 4.0), domains_B[:1])
+    assert mixture.rewards_for(domains_B).tolist() == [[4.5, 5], [4.5, 5], [0, 0]]  # the first batch half as much
     weights_BC = mixture.weights_for(domains_B)
     torch.testing.assert_close(weights_BC[0], torch.tensor([0.0, 0.0, 1.0]), atol=1e-4, rtol=0)
     assert weights_BC[2].tolist() == [1, 0, 0]  # a domain without a record begins with leave-one-out

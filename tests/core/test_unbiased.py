@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from poise.core import Credit, EstimatorConfig, Features, ProbeConfig, Rollouts, ValueEstimator
+from poise.core.mixture import Past, Record
 
 PROMPTS, ACTIONS, PARAMETERS = 2, 3, 4
 CLEAN, DECISIVE = 4.0, 10.0  # max |z| over 4 coordinates: under no bias above 4 once in 4,000 runs
@@ -139,11 +140,29 @@ def refit_first(warm: ValueEstimator, batch: Rollouts) -> Credit:
 
 def mixed_with_hindsight(warm: ValueEstimator, batch: Rollouts) -> Credit:
     """Planted mistake: the combination's weights come from the errors on the very batch that is credited."""
+    return _mixed(warm, batch, lambda before, after: replace(before, errors=after.errors))
+
+
+def mean_of_others(warm: ValueEstimator, batch: Rollouts) -> Credit:
+    """No mistake: the combination is all other prompts, of this batch and of earlier ones."""
+    return _mixed(warm, batch, lambda before, after: replace(before, errors=TRUSTS_OTHERS))
+
+
+def own_reward_among_the_earlier(warm: ValueEstimator, batch: Rollouts) -> Credit:
+    """Planted mistake: the same, and the very batch is among the earlier ones."""
+    return _mixed(warm, batch, lambda before, after: replace(after, errors=TRUSTS_OTHERS))
+
+
+TRUSTS_OTHERS = Record(torch.diag(torch.tensor([1.0, 1e-6, 1.0, 1.0])).double(), torch.ones(4, 4).double())
+
+
+def _mixed(warm: ValueEstimator, batch: Rollouts, choose: Callable[[Past, Past], Past]) -> Credit:
     copy = copy_of(warm)
-    credit = copy.credit(batch)
+    credit, before = copy.credit(batch), dict(copy.mixture.past)
     assert credit.candidates_BC is not None
-    copy.mixture.records.clear()
+    copy.mixture.past.clear()
     copy.mixture.learn(credit.candidates_BC, credit.rewards_B, credit.weights_B, credit.domains_B)
+    copy.mixture.past = {key: choose(before[key], after) for key, after in copy.mixture.past.items()}
     return copy.credit(batch)
 
 
@@ -217,6 +236,11 @@ def test_the_prompt_s_probe_and_the_combination_are_exact(baseline: str, size: i
 def test_a_combination_weighted_with_hindsight_is_rejected() -> None:
     assert relative_error(expected_over_batches(crossed, "paper", "auto")) < 1e-6
     assert relative_error(expected_over_batches(mixed_with_hindsight, "paper", "auto")) > 0.02
+
+
+def test_the_mean_of_earlier_rewards_holds_none_of_the_batch() -> None:
+    assert relative_error(expected_over_batches(mean_of_others, "paper", "auto")) < 1e-6
+    assert relative_error(expected_over_batches(own_reward_among_the_earlier, "paper", "auto")) > 0.02
 
 
 def test_cold_probe_falls_back_to_an_exact_gradient() -> None:

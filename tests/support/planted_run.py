@@ -40,6 +40,8 @@ def _metrics(folder: RunFolder, step: int) -> None:
     record |= {"reward": step / STEPS, "poise/prediction_mean": step / STEPS if step > 2 else None, "entropy": 1.0}
     record |= {"poise/variance_ratio": 0.7, "completions/mean_length": 50.0, "grad_norm": 1 / step}
     record |= {"poise/mae": 0.3, "poise/pearson": 0.5}
+    mixed = {"probe": 0.4, "prompt_probe": 0.3, "leave_one_out": 0.2, "other_prompts": 0.1}
+    record |= {f"poise/mix_{name}": share for name, share in mixed.items()}
     if step % 10 == 0:
         record |= {"poise/track_mae": 0.2, "poise/track_pearson": 0.8, "poise/track_ceiling": 0.9}
     folder.metrics.append(record)

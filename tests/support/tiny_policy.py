@@ -106,6 +106,7 @@ def config(folder: Path, **settings: Any) -> PoiseConfig:
         "disable_tqdm": True,
         "seed": 1,
         "dataloader_pin_memory": False,
+        "baseline": "probe",
         "cold_start_rows": 8,
         "prompt_components": 4,
         "reasoning_components": 4,

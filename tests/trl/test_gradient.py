@@ -1,5 +1,5 @@
-"""The gradient that PoiseTrainer takes is the policy gradient with A_i = r_i - g(z_sibling), in every batch layout,
-and costs no forward pass that TRL would not have run."""
+"""The gradient that PoiseTrainer takes is the policy gradient with A_i = r_i - b_i, b_i = g(z_sibling) or what "auto"
+makes of it, in every batch layout, and costs no forward pass that TRL would not have run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOTrainer
 
 import tiny_policy
-from poise.core import Credit, Features, Probe
+from poise.core import Credit, Features, Probe, Rollouts
 
 LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
     "one micro-batch": ({}, "train"),
@@ -36,6 +36,11 @@ LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
     "two iterations": ({"num_iterations": 2}, "old"),
     "groups of four": ({"num_generations": 4, "gradient_accumulation_steps": 2}, "train"),
     "KL to the reference": ({"num_iterations": 2, "beta": 0.04}, "old"),
+    "self-choosing": ({"baseline": "auto", "gradient_accumulation_steps": 2, "num_generations": 4}, "train"),
+    "self-choosing, two updates": (
+        {"baseline": "auto", "per_device_train_batch_size": 16, "steps_per_generation": 2},
+        "old",
+    ),
 }
 
 
@@ -45,26 +50,33 @@ class Watch(TrainerCallback):
     def __init__(self) -> None:
         self.windows: list[dict[str, Any]] = []
         self.credits: list[Credit] = []  # of each window, as the probe learnt from them
+        self.together: list[list[set[int]]] = []  # of each window: groups that were credited in one call
 
     def attach(self, trainer: Any) -> None:
         generate = trainer._generate_and_score_completions
 
         def spy(inputs: Any) -> Any:
             probe = trainer.estimator.probes.get(0)  # the one that will credit this batch
+            past = list(trainer.estimator.mixture.past.values())
             output = generate(inputs)
             batch = {name: value.clone() for name, value in output.items() if isinstance(value, Tensor)}
             rewards_B = trainer._rewards_B.clone()
-            self.windows.append({"probe": probe, "batch": batch, "rewards_B": rewards_B, "gradients": []})
+            self.windows.append({"probe": probe, "past": past, "batch": batch, "rewards_B": rewards_B, "gradients": []})
             return output
 
         trainer._generate_and_score_completions = spy
-        update = trainer.estimator.update
+        credit_, update, calls = trainer.estimator.credit, trainer.estimator.update, list[set[int]]()
+
+        def called(rollouts: Rollouts) -> Credit:
+            calls.append({*rollouts.groups_B.tolist()})
+            return credit_(rollouts)
 
         def note(credit: Credit) -> dict[str, float]:
             self.credits.append(credit.map(torch.clone))
+            self.together.append([calls.pop(0) for _ in range(len(calls))])
             return update(credit)
 
-        trainer.estimator.update = note
+        trainer.estimator.credit, trainer.estimator.update = called, note
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         gradient = [parameter.grad.clone() for parameter in kwargs["model"].parameters()]
@@ -111,13 +123,25 @@ def reference_gradient(
     features = Features(*columns, reward_B=rewards_B, squared_score_B=squared_score)
     probe: Probe | None = window["probe"]
     assert probe is not None
-    predictions = probe.predict(features).tolist()
-    rewards = rewards_B.tolist()
+    predictions, rewards, scores = probe.predict(features).tolist(), rewards_B.tolist(), squared_score.tolist()
+    # The prompt's states are the same in every sibling, and so is what is predicted from them.
+    from_prompt = probe.predict_prompt(features).tolist()
     advantages = []
     for i, reward in enumerate(rewards):
         first = i // group * group
-        siblings = [predictions[j] for j in range(first, first + group) if j != i]
-        advantages.append(reward - sum(siblings) / len(siblings))
+        siblings = [j for j in range(first, first + group) if j != i]
+        baseline = sum(predictions[j] for j in siblings) / len(siblings)
+        if window["past"]:
+            (past,) = window["past"]  # of the one domain
+            (together,) = [groups for groups in window["together"] if i // group in groups]
+            others = [j for j in range(len(rewards)) if j // group in together - {i // group}]
+            offers = []
+            for rows, (sum_, total) in ((siblings, (0.0, 0.0)), (others, past.rewards_2.tolist())):
+                sum_ += sum(scores[j] * rewards[j] for j in rows)
+                offers.append(sum_ / (total + sum(scores[j] for j in rows)))
+            offers += [baseline, from_prompt[i]]
+            baseline = sum(share * offer for share, offer in zip(past.errors.weights().tolist(), offers, strict=True))
+        advantages.append(reward - baseline)
     ratio = (log_p_taken - log_p_taken.detach()).exp()
     loss = -(ratio * torch.tensor(advantages)[:, None] * response_mask).sum() / response_mask.sum()
     loss.backward()
@@ -178,7 +202,10 @@ def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path, **keywords
     # A window of several updates has several gradients, an update over several windows one: compare their means.
     per_step = trainer.args.gradient_accumulation_steps // trainer.window or 1
     assert len(watch.credits) == len(watch.windows)
-    windows = [window | {"weights_B": c.weights_B} for window, c in zip(watch.windows, watch.credits, strict=True)]
+    windows = [
+        window | {"weights_B": credit.weights_B, "together": together}
+        for window, credit, together in zip(watch.windows, watch.credits, watch.together, strict=True)
+    ]
     windows = windows[2 * per_step : 3 * per_step]
     taken = mean([gradient for window in windows for gradient in window["gradients"]])
     expected = mean([reference_gradient(trainer.model, window, trainer.num_generations) for window in windows])
@@ -194,7 +221,7 @@ def test_forward_passes_are_those_of_grpo(layout: str, tmp_path: Path) -> None:
     settings, mode = LAYOUTS[layout]
     counts = {}
     for baseline in ("probe", "group-mean"):
-        own = {**settings, "baseline": baseline}
+        own = {**settings, "baseline": settings.get("baseline", baseline) if baseline == "probe" else baseline}
         trainer = tiny_policy.trainer(tmp_path / baseline, max_steps=2, model=saved_policy(tmp_path), **own)
         calls = forward_calls(trainer)
         trainer.train()

@@ -18,6 +18,7 @@ from poise.trl import STATE_FILE
 LAYOUTS: dict[str, dict[str, Any]] = {
     "train": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16},
     "old, windows of two updates": {"per_device_train_batch_size": 16, "steps_per_generation": 2},
+    "self-choosing": {"baseline": "auto", "gradient_accumulation_steps": 4, "per_device_train_batch_size": 8},
     "critic": {"baseline": "critic", "gae_lambda": 0.9, "critic_learning_rate": 1e-3, "num_generations": 1},
     "dynamic sampling": {"baseline": "group-mean", "dynamic_sampling": True, "num_generations": 4},
     "tracker, over several epochs": {

@@ -54,6 +54,8 @@ def test_a_preset_decides_what_is_none(tmp_path: Path) -> None:
         return PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings).estimator()
 
     default, paper = estimator(), estimator(preset="paper")
+    assert (default.baseline, paper.baseline) == ("auto", "probe")
+    assert estimator(preset="paper", baseline="auto").baseline == "auto"
     assert (default.probe.sibling_outcome, paper.probe.sibling_outcome) == (True, False)
     assert (default.probe.weights, default.cold_start_rows, default.cold_start_steps) == ("score", 256, 0)
     assert (paper.probe.weights, paper.cold_start_rows, paper.cold_start_steps) == ("none", 1, 16)
@@ -67,12 +69,12 @@ def test_a_preset_decides_what_is_none(tmp_path: Path) -> None:
     [
         ({"preset": "papr"}, "unknown preset 'papr'; choose one of default, paper"),
         (
-            {"num_generations": 1},
+            {"num_generations": 1, "baseline": "probe"},
             "needs at least 2; one rollout a prompt works with baseline='shrinkage', 'tracker', 'critic', "
             "'prompt-probe', 'auto', 'none'",
         ),
         ({"num_generations": 1, "baseline": "leave-one-out"}, "baseline='leave-one-out' .* its siblings"),
-        ({"num_generations": 0, "baseline": "none"}, "needs at least 2"),
+        ({"num_generations": 0, "baseline": "none"}, "num_generations=0: a prompt needs at least one rollout"),
         (
             {"num_generations": 1, "baseline": "none", "per_device_train_batch_size": 1},
             "raise per_device_train_batch_size or gradient_accumulation_steps",
@@ -84,7 +86,7 @@ def test_a_preset_decides_what_is_none(tmp_path: Path) -> None:
             {"baseline": "oracle"},
             "choose one of probe, leave-one-out, shrinkage, tracker, critic, prompt-probe, auto, group-mean, none",
         ),
-        ({"whiten_advantages": True}, "belongs to baseline='tracker' or 'critic' or 'none', not to 'probe'"),
+        ({"whiten_advantages": True}, "belongs to baseline='tracker' or 'critic' or 'none', not to 'auto'"),
         ({"whiten_advantages": True, "baseline": "group-mean"}, "scale_rewards scales it instead"),
         ({"baseline": "tracker", "tracker_half_life": 0.0}, "tracker_half_life must be positive"),
         ({"baseline": "critic", "gae_lambda": 1.5}, "gae_lambda must lie between 0 and 1, got 1.5"),
@@ -170,7 +172,7 @@ def test_a_script_is_told_which_defaults_become_ours(tmp_path: Path, caplog: pyt
 
 def test_a_script_that_set_eight_rollouts_keeps_them(tmp_path: Path) -> None:
     adopted = PoiseConfig.adopt(GRPOConfig(output_dir=str(tmp_path), num_generations=4, use_cpu=True, bf16=False))
-    assert (adopted.num_generations, adopted.baseline) == (4, "probe")
+    assert (adopted.num_generations, adopted.chosen_baseline) == (4, "auto")
 
 
 def test_a_script_that_set_scaling_is_told_why_not(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ def run(folder: Path, **settings: Any) -> list[dict[str, Any]]:
         # One prompt's two rollouts lie on different ranks.
         ({"per_device_train_batch_size": 5, "gradient_accumulation_steps": 1}, "extra"),
         ({"per_device_train_batch_size": 8, **FSDP2}, "train"),
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "baseline": "auto"}, "train"),
     ],
-    ids=["train", "old", "group across ranks", "fsdp2"],
+    ids=["train", "old", "group across ranks", "fsdp2", "self-choosing"],
 )
 def test_ranks_agree(settings: dict[str, Any], mode: str, tmp_path: Path) -> None:
     first, second = run(tmp_path / "run", max_steps=4, **settings)
@@ -57,7 +58,8 @@ def test_ranks_agree(settings: dict[str, Any], mode: str, tmp_path: Path) -> Non
     assert first["estimator"] == second["estimator"]
     assert first["weights"] == second["weights"]
     last = [entry for entry in first["log"] if "poise/probe_share" in entry][-1]
-    assert last["poise/probe_share"] == 1.0
+    if settings.get("baseline") != "auto":
+        assert last["poise/probe_share"] == 1.0
     rows = settings["per_device_train_batch_size"] * 2 * settings.get("gradient_accumulation_steps", 1)
     batches = 4 // settings.get("num_iterations", 1)
     assert last["poise/buffer_rows"] == batches * rows

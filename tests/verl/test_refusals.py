@@ -37,7 +37,7 @@ def test_the_shipped_defaults_are_the_published_ones() -> None:
     assert (actor.loss_agg_mode, actor.use_kl_loss, actor.entropy_coeff) == ("token-mean", False, 0)
     assert config.algorithm.use_kl_in_reward is False
     assert settings == PoiseSettings.of({})
-    assert settings.estimator == EstimatorConfig(probe=ProbeConfig(weights="score", sibling_outcome=True))
+    assert settings.estimator == EstimatorConfig("auto", ProbeConfig(weights="score", sibling_outcome=True))
 
 
 CASES = [
@@ -46,7 +46,10 @@ CASES = [
     (["trainer.v1.trainer_mode=separate_async"], "trainer_mode=separate_async trains on rollouts of older policies"),
     (["model_engine=megatron"], "strategy=megatron gives no access to the hidden states"),
     (["algorithm.rollout_correction.bypass_mode=True"], "bypass_mode=True skips the old-log-prob forward"),
-    (["actor_rollout_ref.rollout.n=1"], "rollout.n=1, but poise.baseline=probe needs a sibling"),
+    (
+        ["actor_rollout_ref.rollout.n=1", "poise.baseline=probe"],
+        "rollout.n=1, but poise.baseline=probe needs a sibling",
+    ),
     (["algorithm.filter_groups.enable=True"], "filter_groups.enable=True keeps a prompt by what all"),
     (["critic.enable=True"], "critic.enable=True trains a critic that POISE replaces"),
     (["actor_rollout_ref.model.use_fused_kernels=True", "FUSED=null"], "impl_backend=None gives no token entropies"),
@@ -93,6 +96,7 @@ def test_refused(overrides: list[str], sentence: str) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
+        ["actor_rollout_ref.rollout.n=1"],
         ["actor_rollout_ref.rollout.n=1", "poise.baseline=none"],
         ["actor_rollout_ref.rollout.n=1", "poise.baseline=prompt-probe"],
         ["poise.baseline=auto", "poise.probe.alpha=null", "poise.probe.weights=score"],

@@ -107,10 +107,10 @@ def test_held_out_accuracy_rises(killed: Killed) -> None:
 def test_the_probe_credits_from_the_third_step_on(killed: Killed) -> None:
     """Across the kill: a resumed probe is not cold."""
     shares = [killed.metrics[step]["poise/probe_share"] for step in range(1, STEPS + 1)]
-    assert shares[:2] == [0.0, 0.0], "256 rows are two steps of 128 rollouts, and a few of them failed"
-    assert set(shares[3:]) == {1.0}
+    assert shares[:2] == [0.0, 0.0], "it takes a batch to be fitted on, and another to be judged by"
+    assert min(shares[2:]) > 0
     late = range(STEPS // 2, STEPS + 1)
-    # By the weights that it is fitted with, its baselines leave a quarter of leave-one-out's variance (measured: .25).
+    # By the weights that it is fitted with, the baselines leave a quarter of leave-one-out's variance (measured: .25).
     assert sum(killed.metrics[step]["poise/relative_to_leave_one_out"] for step in late) / len(late) < 0.5
     assert all(killed.metrics[step]["poise/capture_seconds"] > 0 for step in late)
 
@@ -118,14 +118,17 @@ def test_the_probe_credits_from_the_third_step_on(killed: Killed) -> None:
 def test_the_dump_holds_what_was_learnt_from(killed: Killed) -> None:
     rows = dumped(killed.out, STEPS)
     assert len(rows) == 2 * PROMPTS
-    by_name = {row["uid"]: row for row in rows}
+    by_name, follows = {row["uid"]: row for row in rows}, list[float]()
     for name, row in by_name.items():
         prompt, rollout, _ = name.rsplit("_", 2)
         sibling = by_name[f"{prompt}_{1 - int(rollout)}_0"]
-        assert row["baseline"] == sibling["prediction"], "the baseline is read off the other rollout"
+        if row["score"] == sibling["score"]:  # then all else that the two baselines are made of is the same
+            follows.append((row["baseline"] - sibling["baseline"]) * (sibling["prediction"] - row["prediction"]))
         if row["score"] is not None:
             assert row["advantage"] == pytest.approx(row["score"] - row["baseline"], abs=1e-6)
     assert {row["score"] for row in rows} - {None} == {0.0, 1.0}
+    assert min(follows) > -1e-7, "the baseline is read off the other rollout"
+    assert max(follows) > 1e-5
 
 
 def test_failures_are_counted_and_never_learnt_from(killed: Killed) -> None:

@@ -45,7 +45,7 @@ def compose(*overrides: str) -> Any:
     few = ["num_data_storage_units=1", "total_storage_size=256"]
     storage = [f"transfer_queue.backend.SimpleStorage.{setting}" for setting in few]
     with hydra.initialize_config_module("poise.verl.config", version_base=None):
-        return hydra.compose("poise", overrides=[*storage, *overrides])
+        return hydra.compose("poise", overrides=[*storage, "poise.baseline=probe", *overrides])
 
 
 def trainer_of(*overrides: str) -> PoiseTrainer:

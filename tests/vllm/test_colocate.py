@@ -49,6 +49,7 @@ def test_poise_trains_with_colocated_vllm(tmp_path: Path, monkeypatch: pytest.Mo
         max_steps=4,
         max_completion_length=100,
         learning_rate=1e-3,
+        baseline="probe",
         cold_start_rows=32,
         logging_steps=1,
         save_strategy="no",

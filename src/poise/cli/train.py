@@ -62,7 +62,7 @@ def _dry_run(settings: TrainSettings, resuming: bool) -> int:
     from poise.runs.session import check
 
     prepared = check(settings, resuming)
-    print(to_toml(settings))
+    print(to_toml(prepared.settings))
     width = max(len(name) for name, _ in prepared.describe())
     for name, value in prepared.describe():
         print(f"# {name.ljust(width)}  {value}")

@@ -16,7 +16,7 @@ from poise.core.presets import PRESETS, with_preset
 from poise.core.probe import Probe, ProbeConfig, fit_probe
 from poise.core.returns import gae, whiten
 from poise.core.rollouts import Credit, Rollouts, domain_id, prompt_id
-from poise.core.scores import squared_score
+from poise.core.scores import score_weight, squared_score
 from poise.core.states import StateCapture, StateSpec, decoder_blocks, resolve_layer
 from poise.core.tokens import TokenLayout, token_entropy
 from poise.core.tracker import Tracker, TrackerConfig
@@ -52,6 +52,7 @@ __all__ = [
     "prompt_id",
     "resolve_layer",
     "save_state",
+    "score_weight",
     "squared_score",
     "token_entropy",
     "value_metrics",

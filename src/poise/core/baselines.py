@@ -166,17 +166,24 @@ def siblings_or_own(rewards_PG: Float[Tensor, "P G"], predictions_PG: Float[Tens
 
 
 def other_prompts(
-    rewards_PG: Float[Tensor, "P G"], weights_PG: Float[Tensor, "P G"] | None = None
+    rewards_PG: Float[Tensor, "P G"],
+    weights_PG: Float[Tensor, "P G"] | None = None,
+    earlier_2P: Float[Tensor, "2 P"] | None = None,
 ) -> Float[Tensor, "P G"]:
     """Mean reward of all rollouts of the *other* prompts, weighted if weights are given: the last resort.
 
+    Args:
+        earlier_2P: Σ w r and Σ w of earlier batches, which join the sums.
+
     >>> other_prompts(torch.tensor([[1.0, torch.nan], [0.0, 1.0]])).tolist()
     [[0.5, 0.5], [1.0, 1.0]]
+    >>> other_prompts(torch.tensor([[1.0], [0.0]]), earlier_2P=torch.tensor([[3.0, 0.0], [3.0, 0.0]])).tolist()
+    [[0.75], [1.0]]
     """
     share_PG = torch.ones_like(rewards_PG) if weights_PG is None else weights_PG.to(rewards_PG)
     share_PG = torch.where(rewards_PG.isnan(), 0.0, share_PG)
     sums_2P = torch.stack([rewards_PG.nan_to_num(0.0) * share_PG, share_PG]).sum(2)
-    sum_P, total_P = _sum_of_others(sums_2P)
+    sum_P, total_P = _sum_of_others(sums_2P) + (0.0 if earlier_2P is None else earlier_2P.to(sums_2P))
     return (sum_P / total_P)[:, None].expand_as(rewards_PG)
 
 

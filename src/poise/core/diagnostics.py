@@ -122,7 +122,8 @@ def credit_metrics(credit: Credit) -> dict[str, float]:
 def probe_metrics(credit: Credit) -> dict[str, float]:
     """How good the probe's predictions of this batch are, before it learns from it.
 
-    Names: probe_share = share of the rollouts in the update whose baseline is the probe's (0 while it is cold);
+    Names: probe_share = share of the rollouts in the update whose baseline is the probe's (0 while it is cold; with
+    "auto" the estimator puts the probes' weight there);
     relative_to_leave_one_out; and those of `prediction_metrics`, with the weights that the probe is fitted with.
     """
     used_B = credit.used_B

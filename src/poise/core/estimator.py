@@ -23,7 +23,7 @@ from poise.core.buffer import RollingBuffer
 from poise.core.diagnostics import credit_metrics, probe_metrics, value_metrics
 from poise.core.features import Features
 from poise.core.limits import one_of, whole
-from poise.core.mixture import Mixture, Record, combine
+from poise.core.mixture import Mixture, Past, combine
 from poise.core.probe import Probe, ProbeConfig
 from poise.core.rollouts import Credit, Grouping, Rollouts
 from poise.core.scores import effective_rows, known_weights
@@ -69,7 +69,7 @@ class EstimatorConfig:
         if self.cold_start_rows > self.capacity:
             raise ConfigError(
                 f"cold_start_rows={self.cold_start_rows} must lie between 1 and the buffer's capacity={self.capacity}, "
-                "or the probe would never be used"
+                "or a domain's own probe would never be used"
             )
 
 
@@ -144,16 +144,18 @@ class ValueEstimator:
         grouping = Grouping.of(rollouts.groups_B)
         known_4B = torch.stack([rewards_B, weights_B, predictions_B, prompt_B])
         rewards_PG, weights_PG, predictions_PG, prompt_PG = grouping.pack(known_4B)
-        candidates_BC = None
+        candidates_BC, others_PG = None, bl.other_prompts(rewards_PG)
         if self.config.baseline == "auto":
-            offered = self._candidates(rewards_PG, weights_PG, predictions_PG, prompt_PG)
+            earlier_2P = grouping.pack(self.mixture.rewards_for(domains_B).T)[:, :, 0]
+            offered = self._candidates(rewards_PG, weights_PG, predictions_PG, prompt_PG, earlier_2P)
             candidates_BC = torch.stack([grouping.unpack(offer_PG) for offer_PG in offered], dim=1)
             chosen_PG = grouping.pack(combine(candidates_BC, self.mixture.weights_for(domains_B)))
+            others_PG = bl.first_known(offered[1], others_PG)
         else:
             chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
         verified_PG = torch.where(rewards_PG.isnan(), torch.nan, weights_PG)
         siblings_PG, target_weights_PG = bl.mean_of_others(torch.stack([rewards_PG, verified_PG]))
-        baselines_PG = bl.first_known(chosen_PG, siblings_PG, bl.other_prompts(rewards_PG))
+        baselines_PG = bl.first_known(chosen_PG, siblings_PG, others_PG)
         targets_PG = bl.mean_of_others(rewards_PG, weights_PG)
         found_4PG = torch.stack([chosen_PG, baselines_PG, targets_PG, target_weights_PG])
         chosen_B, baselines_B, targets_B, target_weights_B = grouping.unpack(found_4PG)
@@ -176,11 +178,13 @@ class ValueEstimator:
         )
 
     @staticmethod
-    def _candidates(rewards_PG: Tensor, weights_PG: Tensor, predictions_PG: Tensor, prompt_PG: Tensor) -> list[Tensor]:
+    def _candidates(
+        rewards_PG: Tensor, weights_PG: Tensor, predictions_PG: Tensor, prompt_PG: Tensor, earlier_2P: Tensor
+    ) -> list[Tensor]:
         """What "auto" combines, in the order of `CANDIDATES`; means are weighted like everything that is fitted."""
         return [
             bl.mean_of_others(rewards_PG, weights_PG),
-            bl.other_prompts(rewards_PG, weights_PG),
+            bl.other_prompts(rewards_PG, weights_PG, earlier_2P),
             bl.cross_rollout(rewards_PG, predictions_PG),
             bl.siblings_or_own(rewards_PG, prompt_PG),
         ]
@@ -277,9 +281,10 @@ class ValueEstimator:
         began = time.perf_counter()
         if credit.candidates_BC is not None:
             used = self.mixture.weights_for(credit.domains_B).mean(0).tolist()
-            metrics |= {f"mix_{name}": share for name, share in zip(CANDIDATES, used, strict=True)}
+            mixed = {f"mix_{name}": share for name, share in zip(CANDIDATES, used, strict=True)}
+            metrics |= {**mixed, "probe_share": mixed["mix_probe"] + mixed["mix_prompt_probe"]}
             self.mixture.learn(credit.candidates_BC, credit.rewards_B, credit.weights_B, credit.domains_B)
-            self.mixture.records = map_tensors(self._broadcast(self.mixture.records), torch.Tensor.cpu)
+            self.mixture.past = map_tensors(self._broadcast(self.mixture.past), torch.Tensor.cpu)
         self.bank.judge(credit)
         self.bank.refit(self.bank.remember(credit), self._is_main)
         self.bank.probes = self._broadcast(self.bank.probes)
@@ -297,14 +302,14 @@ class ValueEstimator:
         tensors: dict[str, Tensor] = {}
         scalars: dict[str, Any] = {}
         kept = self.bank.save_into(tensors, scalars)
-        for key, record in self.mixture.records.items():
-            flatten(record, f"mixture.{key}", tensors, scalars)
+        for key, past in self.mixture.past.items():
+            flatten(past, f"mixture.{key}", tensors, scalars)
         if self.config.baseline == "tracker":
             flatten(self.tracker, "tracker", tensors, scalars)
         meta = {
             "identity": self.identity,
             "version": self.version,
-            "mixture": sorted(self.mixture.records),
+            "mixture": sorted(self.mixture.past),
             "scalars": scalars,
             **kept,
         }
@@ -322,8 +327,8 @@ class ValueEstimator:
         tensors, scalars = map_tensors(dict(state["tensors"]), lambda tensor: tensor.to(device)), meta["scalars"]
         self.version = int(meta["version"])
         self.bank.load(meta, tensors, scalars)
-        self.mixture.records = {
-            int(key): map_tensors(restore(Record, f"mixture.{key}", tensors, scalars), torch.Tensor.cpu)
+        self.mixture.past = {
+            int(key): map_tensors(restore(Past, f"mixture.{key}", tensors, scalars), torch.Tensor.cpu)
             for key in meta["mixture"]
         }
         if self.config.baseline == "tracker":

@@ -9,7 +9,9 @@ Every candidate is independent of y_i given x, and the weights come from earlier
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +21,8 @@ from poise.core.scores import relative_weights
 
 # Past batches fade by this factor each: a memory of ten, in which a policy changes little (docs/log.md).
 DISCOUNT = 0.9
+# Past rewards fade faster: their mean follows the policy (docs/log.md).
+REWARD_DISCOUNT = 0.5
 # Keeps the smallest systems solvable where two candidates are the same, as a share of the mean squared error.
 _JITTER = 1e-6
 
@@ -79,6 +83,36 @@ class Record:
         return simplex_minimum(self.moments_CC, self.known_C)
 
 
+@dataclass(frozen=True)
+class Past:
+    """What the batches of one domain left behind.
+
+    Args:
+        errors: of the candidates.
+        rewards_2: Σ w r and Σ w over rollouts, w their weights.
+    """
+
+    errors: Record
+    rewards_2: Float[Tensor, "2"]
+
+    @staticmethod
+    def empty(candidates: int) -> Past:
+        return Past(Record.empty(candidates), torch.zeros(2, dtype=torch.float64))
+
+    @cached_property
+    def weights_C(self) -> Float[Tensor, " C"]:
+        """The next batch's; every micro-batch of it asks."""
+        return self.errors.weights()
+
+    def learnt(
+        self, candidates_BC: Float[Tensor, "B C"], rewards_B: Float[Tensor, " B"], weights_B: Float[Tensor, " B"]
+    ) -> Past:
+        """What is left after one more batch, of which every reward is known."""
+        errors = self.errors.learnt(rewards_B[:, None] - candidates_BC, weights_B)
+        weighted_B2 = torch.stack([weights_B * rewards_B, weights_B], 1).double().cpu()
+        return Past(errors, REWARD_DISCOUNT * self.rewards_2 + weighted_B2.sum(0))
+
+
 def simplex_minimum(moments_CC: Float[Tensor, "C C"], allowed_C: Bool[Tensor, " C"]) -> Float[Tensor, " C"]:
     """argmin wᵀMw over w ≥ 0, Σw = 1, w = 0 where not allowed. Exact, by looking at every face of the simplex.
 
@@ -116,7 +150,7 @@ def combine(candidates_BC: Float[Tensor, "B C"], weights_BC: Float[Tensor, "B C"
 
 
 class Mixture:
-    """The records of one run, one per domain: a new domain starts from the first candidate, whatever others learnt.
+    """The past of one run, domain by domain: a new one starts from the first candidate, whatever others learnt.
 
     Args:
         names: the candidates; the first serves alone until a batch has been learnt from.
@@ -124,15 +158,20 @@ class Mixture:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
-        self.records: dict[int, Record] = {}
+        self.past: dict[int, Past] = {}
 
     def weights_for(self, domains_B: Int[Tensor, " B"]) -> Float[Tensor, "B C"]:
         """Each row's weights, by its domain, as past batches left them."""
-        weights_BC = torch.zeros(len(domains_B), len(self.names), device=domains_B.device)
-        for domain in domains_B.unique().tolist():
-            record = self.records.get(domain, Record.empty(len(self.names)))
-            weights_BC[domains_B == domain] = record.weights().to(weights_BC)
-        return weights_BC
+        return self._by_domain(domains_B, lambda past: past.weights_C)
+
+    def rewards_for(self, domains_B: Int[Tensor, " B"]) -> Float[Tensor, "B 2"]:
+        """Σ w r and Σ w of each row's domain over past batches."""
+        return self._by_domain(domains_B, lambda past: past.rewards_2)
+
+    def _by_domain(self, domains_B: Int[Tensor, " B"], function: Callable[[Past], Tensor]) -> Tensor:
+        domains, row_B = domains_B.unique(return_inverse=True)
+        values = [function(self.past.get(domain, Past.empty(len(self.names)))) for domain in domains.tolist()]
+        return torch.stack(values).float().to(domains_B.device)[row_B]
 
     def learn(
         self,
@@ -142,8 +181,7 @@ class Mixture:
         domains_B: Int[Tensor, " B"],
     ) -> None:
         """Add a credited batch's errors; rollouts without a reward say nothing."""
-        errors_BC = rewards_B[:, None] - candidates_BC
         for domain in domains_B[rewards_B.isfinite()].unique().tolist():
             rows_B = rewards_B.isfinite() & (domains_B == domain)
-            record = self.records.get(domain, Record.empty(len(self.names)))
-            self.records[domain] = record.learnt(errors_BC[rows_B], weights_B[rows_B])
+            past = self.past.get(domain, Past.empty(len(self.names)))
+            self.past[domain] = past.learnt(candidates_BC[rows_B], rewards_B[rows_B], weights_B[rows_B])

@@ -89,7 +89,7 @@ class Credit:
             a reward.
         target_weights_B: how much the pair counts in the fit: the mean weight of those siblings; NaN likewise.
         weights_B: as in `Rollouts`; 1 where it gave none.
-        from_probe_B: whether the baseline is the probe's.
+        from_probe_B: whether the baseline is the probe's; with "auto", whether it is a combination.
         features, prompts_B: as in `Rollouts`.
         version: how many updates the probe had seen.
         candidates_BC: the baselines that "auto" combined.

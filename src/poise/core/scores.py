@@ -33,6 +33,19 @@ def squared_score(log_probs_BT: Float[Tensor, "B T"], mask_BT: Tensor) -> Float[
     return torch.where(mask_BT.bool(), squares_BT, 0.0).sum(1)
 
 
+def score_weight(squared_score_B: Float[Tensor, " B"], mask_BT: Tensor, by_length: bool) -> Float[Tensor, " B"]:
+    """How much a rollout weighs in the gradient's variance: its squared score, divided as the loss divides its score.
+
+    Args:
+        mask_BT: which tokens the policy wrote.
+        by_length: whether the loss divides each rollout's term by its own length.
+
+    >>> score_weight(torch.tensor([8.0, 1.0]), torch.tensor([[1, 1], [0, 0]]), by_length=True).tolist()
+    [2.0, 1.0]
+    """
+    return squared_score_B / mask_BT.sum(1).clamp_min(1).square() if by_length else squared_score_B
+
+
 def surprise(squared_score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """How unsure the policy was of a rollout: log(w + 0.01), w its squared score; least where every token was sure.
 

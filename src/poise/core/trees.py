@@ -21,7 +21,7 @@ from torch import Tensor
 from poise.errors import SaveError, StateMismatchError
 
 T = TypeVar("T")
-SCHEMA = 3  # 2: weights and rewards in the buffer; 3: heads of several penalties, records of the mixture
+SCHEMA = 3  # 2: weights and rewards in the buffer; 3: heads of several penalties, the mixture's past
 
 
 def map_tensors(tree: T, function: Callable[[Tensor], Tensor]) -> T:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from poise.core import with_preset
 from poise.errors import ConfigError
 from poise.runs.folder import RunFolder
 from poise.runs.settings import TrainSettings
@@ -57,8 +56,7 @@ class RunData:
     @property
     def is_weighted(self) -> bool:
         """Whether its probe was fitted with squared scores, and so predicts the reward weighted with them."""
-        poise = self.settings.poise
-        return with_preset(poise.preset, {"weights": poise.probe_weights})["weights"] == "score"
+        return self.settings.poise.probe_weights == "score"
 
     @property
     def rollouts_per_step(self) -> float:
@@ -112,10 +110,10 @@ class RunData:
         return rewards[: max(1, len(self.settings.reward.reward))]  # what reward functions log besides comes later
 
     def crossed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Baseline, reward and weight in the probe's fit of every rollout whose baseline came from the probe.
+        """Baseline, reward and weight in the probe's fit of every rollout whose baseline a warm probe had a part in.
 
-        The baseline is predicted from the *other* rollouts of the prompt, so comparing it with the rollout's own
-        reward is a fair test of calibration; the prediction from the rollout's own states would not be.
+        The baseline knows nothing of the rollout itself, so comparing it with the rollout's own reward is a fair test
+        of calibration; the prediction from the rollout's own states would not be.
         """
         import pyarrow.parquet
 

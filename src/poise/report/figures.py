@@ -17,6 +17,13 @@ from poise.report.data import RunData
 from poise.report.style import PANEL, SOFT, STYLE
 
 _BINS = 10
+# What "auto" combines, in words.
+MIXED = {
+    "probe": "probe, from the siblings",
+    "prompt_probe": "probe, from the prompt",
+    "leave_one_out": "siblings' mean reward",
+    "other_prompts": "other prompts' mean reward",
+}
 
 
 def all_figures(runs: Sequence[RunData]) -> dict[str, Figure]:
@@ -25,6 +32,7 @@ def all_figures(runs: Sequence[RunData]) -> dict[str, Figure]:
         "held_out": held_out,
         "reward": reward,
         "variance": variance,
+        "mixture": mixture,
         "calibration": calibration,
         "error": error,
         "tracking": tracking,
@@ -88,6 +96,20 @@ def variance(runs: Sequence[RunData]) -> Figure | None:
         _curves(axes, runs, name)
         draw.legend(axes, True)
         draw.from_zero(axes)
+    return figure
+
+
+def mixture(runs: Sequence[RunData]) -> Figure | None:
+    """What a self-choosing baseline was made of, step by step; of a single run."""
+    if len(runs) > 1 or not _has(runs, "poise/mix_probe"):
+        return None
+    figure, axes = draw.blank("What the baseline was made of", "weight", _xlabel(runs))
+    shares = [draw.thin(*_xy(runs, runs[0], f"poise/mix_{name}")) for name in MIXED]
+    colours = [draw.colour(index) for index in range(len(shares))]
+    axes.stackplot(shares[0][0], *(values for _, values in shares), labels=MIXED.values(), colors=colours, alpha=0.8)
+    axes.set_ylim(0, 1)
+    axes.margins(x=0)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -15,6 +15,7 @@ from poise.report.data import RunData
 from poise.report.studies import Study
 from poise.report.summary import Summary
 from poise.runs.configfile import differences, literal, to_toml
+from poise.runs.presets import decided
 from poise.runs.settings import TrainSettings
 
 CAPTIONS = {
@@ -24,6 +25,8 @@ CAPTIONS = {
     "variance": "Above, Var(A)/Var(r): what the baseline leaves of the reward's variance. Below, what it leaves of "
     "leave-one-out's gradient variance within prompts, estimated with w = squared scores where the probe is fitted "
     "with them; such a probe lowers the second and need not lower the first.",
+    "mixture": "Four baselines are combined, with the weights that would have erred least on past batches; none of "
+    "them sees the rollout's own reward.",
     "calibration": "Each point is a tenth of all rollouts, ordered by baseline, with its 95% interval. On the dotted "
     "line, predictions mean what they say. No baseline knows its own rollout, so none is compared with itself.",
     "error": "Against what the same step earned: noisy, since one reward stands for a pass rate.",
@@ -81,7 +84,7 @@ def _shown(run: RunData, summary: Summary, groups: list[dict[str, Any]]) -> dict
         "name": run.name,
         "summary": summary,
         "groups": groups,
-        "changed": differences(TrainSettings(), run.settings),
+        "changed": differences(decided(TrainSettings()), run.settings),
         "toml": to_toml(run.settings),
         "record": run.record,
         "notes": run.notes,

@@ -115,12 +115,12 @@ def _probe(found: Summary) -> str:
     if late["variance_ratio"] is None:
         return ""
     tail = f"In the last fifth of the run Var(A)/Var(r) is {late['variance_ratio']:.2f}"
-    if found["baseline"] != "probe" or late["predicted"] is None or late["reward"] is None:
+    if found["baseline"] not in ("probe", "auto") or late["predicted"] is None or late["reward"] is None:
         return f"{tail}."
     if not found["is_weighted"] or late["target"] is None or late["relative"] is None:
         return f"{tail}, the mean reward {late['reward']:.3f} and its prediction {late['predicted']:.3f}."
     return (
         f"In the last fifth of the run the mean reward is {late['reward']:.3f}, weighted with squared scores "
-        f"{late['target']:.3f}, which the probe predicted to be {late['predicted']:.3f}; by the same weights its "
+        f"{late['target']:.3f}, which the probe predicted to be {late['predicted']:.3f}; by the same weights the "
         f"baselines leave {late['relative']:.2f} of leave-one-out's gradient variance within prompts."
     )

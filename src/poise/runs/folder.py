@@ -106,7 +106,9 @@ class RunFolder:
         replace_text(self.config, to_toml(settings))
 
     def saved_settings(self) -> TrainSettings:
-        return read_settings(self.config, TrainSettings())
+        from poise.runs.presets import decided
+
+        return decided(read_settings(self.config, TrainSettings()))
 
     def read_record(self) -> dict[str, Any]:
         return read_json(self.record) if self.record.exists() else {"sessions": []}
@@ -238,7 +240,9 @@ def refuse_changes(saved: TrainSettings, wanted: TrainSettings) -> list[str]:
     Raises:
         ConfigError: a setting that makes it another run has changed.
     """
-    changed = differences(saved, wanted)
+    from poise.runs.presets import decided
+
+    changed = differences(decided(saved), decided(wanted))
     refused = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in _FREE_TO_CHANGE]
     if refused:
         raise ConfigError(

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from poise.core import decoder_blocks, resolve_layer
+from poise.core import READ_STATES, decoder_blocks, resolve_layer
 from poise.errors import ConfigError
 from poise.runs.configfile import differences
 from poise.runs.plan import Plan, make_plan
 from poise.runs.policy import Policy, forward_dtype, look_at, lora
+from poise.runs.presets import decided
 from poise.runs.prompts import Prompts, load_prompts, load_rewards, reward_names, try_rewards
 from poise.runs.settings import ModelSettings, TrainSettings
 
@@ -41,7 +42,7 @@ class Prepared:
         precision = forward_dtype(settings.model)
         return [
             ("model", f"{settings.model.model}: {parameters:,} parameters, {trained} trained, {precision}"),
-            ("baseline", settings.poise.baseline),
+            ("baseline", str(settings.poise.baseline)),
             ("layers", self.describe_layers()),
             ("prompts", f"{len(self.prompts.train)} for training, {held_out} held out"),
             ("reward", ", ".join(self.reward_names)),
@@ -56,7 +57,7 @@ class Prepared:
 
     def describe_capture(self) -> str:
         """Where the trainer will read the states, by the same rule as its own."""
-        if self.settings.poise.baseline not in ("probe", "prompt-probe", "auto"):
+        if self.settings.poise.baseline not in READ_STATES:
             return "none: this baseline needs no states"
         if self.settings.poise.capture == "auto":
             if self.plan.updates_per_step > 1 or self.settings.generation.vllm:
@@ -72,6 +73,7 @@ def prepare(settings: TrainSettings) -> Prepared:
     Raises:
         ConfigError: whatever of it cannot work.
     """
+    settings = decided(settings)
     plan = make_plan(settings, devices=int(os.environ.get("WORLD_SIZE", "1")))
     for tracker in settings.run.report_to:
         if importlib.util.find_spec(tracker) is None:

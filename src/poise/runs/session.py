@@ -61,7 +61,7 @@ def train(settings: TrainSettings, resume: bool) -> int:
         if is_main_process():
             folder.make()
             stack.enter_context(folder.locked())
-            folder.write_settings(settings)
+            folder.write_settings(prepared.settings)
         display = open_display(prepared.plan.steps) if is_main_process() else Silent()
         stack.callback(display.close)
         for note in prepared.notes:

@@ -83,9 +83,10 @@ class RewardSettings:
 class PoiseSettings:
     """Where baselines come from, and the probe behind them."""
 
-    baseline: Baseline = "probe"
+    baseline: Baseline | None = None
     """probe (POISE), prompt-probe (from the prompt alone), auto (what did best so far: a combination of these and the
-    means), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean (GRPO), or none."""
+    means), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean (GRPO), or none.
+    Preset default: auto; preset paper: probe."""
     prompt_layer: float = 0.5
     """Block whose output describes the prompt: index from 1, negative index, or fraction of depth."""
     reasoning_layer: float = 0.5
@@ -105,8 +106,8 @@ class PoiseSettings:
     probe_clip: tuple[float, ...] = ()
     """Two bounds that predictions are clipped to; learned from the rewards if not set."""
     preset: Literal["default", "paper"] = "default"
-    """paper is the published form of POISE; a preset decides what is not set of the probe's weights, the sibling's
-    outcome and the cold start."""
+    """paper is the published form of POISE; a preset decides what is not set of the baseline, the probe's weights, the
+    sibling's outcome and the cold start."""
     probe_weights: Literal["none", "score"] | None = None
     """score fits with squared scores as weights: the baseline of least gradient variance; none fits expected reward.
     Preset default: score; preset paper: none."""
@@ -116,10 +117,11 @@ class PoiseSettings:
     buffer_capacity: int = 4096
     """Rollouts in the rolling buffer that the probe is fitted on, per domain."""
     cold_start_rows: int | None = None
-    """Rollouts the probe must have been fitted on before it takes over from leave-one-out; auto needs no such wait.
-    Preset default: 256; preset paper: 1."""
+    """Rollouts the probe must have been fitted on before it takes over from leave-one-out; with auto, those from which
+    on a domain has a probe of its own. Preset default: 256; preset paper: 1."""
     cold_start_steps: int | None = None
-    """Steps with leave-one-out baselines before the probe takes over. Preset default: 0; preset paper: 16."""
+    """Steps with leave-one-out baselines before the probe takes over; not with auto. Preset default: 0; preset paper:
+    16."""
     capture: Literal["auto", "extra"] = "auto"
     """auto reads the states off a forward pass that runs anyway; extra runs one for them."""
     dynamic_sampling: bool = False

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOTrainer
 from trl.trainer.grpo_trainer import disable_gradient_checkpointing
 
-from poise.core import READ_STATES, Features, StateCapture, TokenLayout, squared_score
+from poise.core import READ_STATES, Features, StateCapture, TokenLayout, score_weight, squared_score
 from poise.trl.options import BY_LENGTH
 from poise.trl.token_sample import TokenSample
 
@@ -115,7 +115,8 @@ class ForwardCapture:
         entropy_B3 = layout.entropy_features(nats_BT.float(), self.states.spec.end_of_reasoning)
         scores_B = squared_score(log_probs_BT, layout.response_mask_BC)
         features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3, squared_score_B=scores_B)
-        receive(Captured(features, self._weights(scores_B, layout.response_mask_BC)))
+        weights_B = score_weight(scores_B, layout.response_mask_BC, self.trainer.loss_type in BY_LENGTH)
+        receive(Captured(features, weights_B))
         return result
 
     def _of_the_policy(self, written: list[list[int]], mask_BT: Tensor) -> Tensor:
@@ -124,10 +125,6 @@ class ForwardCapture:
         own_BT = pad_sequence([torch.tensor(written[row], dtype=torch.bool) for row in rows], batch_first=True)
         own_BT = own_BT.to(mask_BT.device)
         return mask_BT & pad(own_BT, (0, mask_BT.shape[1] - own_BT.shape[1]))
-
-    def _weights(self, scores_B: Tensor, mask_BT: Tensor) -> Tensor:
-        divides = self.trainer.loss_type in BY_LENGTH
-        return scores_B / mask_BT.sum(1).clamp_min(1).square() if divides else scores_B
 
     def extra_forward(self, output: dict[str, Any]) -> Captured:
         """One forward pass over the generated batch, without gradient or dropout, for its states alone."""
@@ -165,7 +162,7 @@ class ForwardCapture:
 def choose_mode(trainer: Any) -> CaptureMode:
     """Where this trainer's layout lets the states be read; warns where that costs a forward pass."""
     args, group = trainer.args, trainer.num_generations
-    if args.baseline not in READ_STATES:
+    if args.chosen_baseline not in READ_STATES:
         return "none"
     has_old = args.gradient_accumulation_steps % trainer.window != 0 or (
         trainer.use_vllm and trainer.vllm_importance_sampling_correction

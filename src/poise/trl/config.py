@@ -10,7 +10,16 @@ from typing import Any, cast, get_args
 import torch
 from trl import GRPOConfig
 
-from poise.core import BASELINES, NEED_SIBLINGS, EstimatorConfig, ProbeConfig, StateSpec, TrackerConfig, with_preset
+from poise.core import (
+    BASELINES,
+    NEED_SIBLINGS,
+    BaselineName,
+    EstimatorConfig,
+    ProbeConfig,
+    StateSpec,
+    TrackerConfig,
+    with_preset,
+)
 from poise.core.limits import finite, interval, one_of, positive, whole
 from poise.core.probe import HeadName, WeightName
 from poise.errors import ConfigError
@@ -49,9 +58,11 @@ class PoiseConfig(GRPOConfig):
     loss_type: str = field(default="dapo", metadata={"help": "Token-mean over the batch is TRL's 'dapo'."})
     beta: float = field(default=0.0, metadata={"help": "KL coefficient; off, as published."})
 
-    baseline: str = field(
-        default="probe",
-        metadata={"help": f"What credits a rollout: {', '.join(BASELINES)}; docs/algorithm.md has each."},
+    baseline: str | None = field(
+        default=None,
+        metadata={
+            "help": f"What credits a rollout: {', '.join(BASELINES)}; docs/algorithm.md has each. None: the preset's."
+        },
     )
     prompt_layer: float = field(
         default=0.5,
@@ -79,7 +90,9 @@ class PoiseConfig(GRPOConfig):
     )
     preset: str = field(
         default="default",
-        metadata={"help": "'paper' is the published form; a preset decides which of the settings below that are None."},
+        metadata={
+            "help": "'paper' is the published form; a preset decides the baseline and what is below, where None."
+        },
     )
     probe_weights: str | None = field(
         default=None,
@@ -99,11 +112,12 @@ class PoiseConfig(GRPOConfig):
     cold_start_rows: int | None = field(
         default=None,
         metadata={
-            "help": "Rows the probe must be fitted on before it is used, leave-one-out until then; None: the preset's."
+            "help": "Rows the probe must be fitted on before it is used, leave-one-out until then; with 'auto', rows "
+            "from which on a domain has a probe of its own; None: the preset's."
         },
     )
     cold_start_steps: int | None = field(
-        default=None, metadata={"help": "Updates before the probe is used; None: the preset's."}
+        default=None, metadata={"help": "Updates before the probe is used; not with 'auto'; None: the preset's."}
     )
     dynamic_sampling: bool = field(
         default=False,
@@ -168,20 +182,28 @@ class PoiseConfig(GRPOConfig):
         self._validate()
 
     def _refuse_missing_siblings(self, rollouts: int) -> None:
-        if rollouts < 1 or self.baseline in NEED_SIBLINGS:
+        if rollouts < 1:
+            raise ConfigError(f"num_generations={rollouts}: a prompt needs at least one rollout")
+        if self.chosen_baseline in NEED_SIBLINGS:
             single = ", ".join(repr(name) for name in BASELINES if name not in NEED_SIBLINGS)
             raise ConfigError(
-                f"num_generations={rollouts}: with baseline={self.baseline!r} a rollout's baseline comes from its "
-                f"siblings, so every prompt needs at least 2; one rollout a prompt works with baseline={single}"
+                f"num_generations={rollouts}: with baseline={self.chosen_baseline!r} a rollout's baseline comes from "
+                f"its siblings, so every prompt needs at least 2; one rollout a prompt works with baseline={single}"
             )
 
+    @property
+    def chosen_baseline(self) -> BaselineName:
+        """What credits a rollout: the baseline that was given, or the preset's."""
+        chosen = with_preset(self.preset, {"baseline": self.baseline})["baseline"]
+        one_of("baseline", chosen, BASELINES)
+        return chosen
+
     def _validate(self) -> None:
-        one_of("baseline", self.baseline, BASELINES)
         one_of("capture", self.capture, ("auto", "extra"))
         refuse_senseless(self)
-        if self.baseline == "group-mean" and self.whiten_advantages:
+        if self.chosen_baseline == "group-mean" and self.whiten_advantages:
             raise ConfigError("whiten_advantages=True with baseline='group-mean': scale_rewards scales it instead")
-        if self.baseline != "group-mean":
+        if self.chosen_baseline != "group-mean":
             self._refuse_own_reward_in_advantage()
         if self.dynamic_sampling:
             self._refuse_dynamic_sampling()
@@ -205,10 +227,10 @@ class PoiseConfig(GRPOConfig):
             positive("critic_clip", self.critic_clip, hint="; None sets no bound")
 
     def _refuse_dynamic_sampling(self) -> None:
-        if self.baseline != "group-mean":
+        if self.chosen_baseline != "group-mean":
             raise ConfigError(
                 f"dynamic_sampling=True chooses prompts by the rewards of the very rollouts that are trained on, which "
-                f"biases the gradient of baseline={self.baseline!r}; it is part of DAPO: baseline='group-mean'"
+                f"biases the gradient of baseline={self.chosen_baseline!r}; it is part of DAPO: baseline='group-mean'"
             )
         if self.scale_rewards == "batch" or self.multi_objective_aggregation != "sum_then_normalize":
             raise ConfigError(
@@ -222,17 +244,18 @@ class PoiseConfig(GRPOConfig):
             raise ConfigError(
                 f"scale_rewards={self.scale_rewards!r} divides each advantage by a standard deviation that contains "
                 f"the rollout's own reward, which biases the gradient; use scale_rewards='none' with "
-                f"baseline={self.baseline!r}, or baseline='group-mean' for GRPO"
+                f"baseline={self.chosen_baseline!r}, or baseline='group-mean' for GRPO"
             )
-        if self.whiten_advantages and self.baseline not in WHITENED:
+        if self.whiten_advantages and self.chosen_baseline not in WHITENED:
             raise ConfigError(
                 f"whiten_advantages=True subtracts and divides by what contains the rollout's own reward, which biases "
-                f"the gradient; it belongs to baseline={' or '.join(map(repr, WHITENED))}, not to {self.baseline!r}"
+                f"the gradient; it belongs to baseline={' or '.join(map(repr, WHITENED))}, not to "
+                f"{self.chosen_baseline!r}"
             )
         if self.multi_objective_aggregation != "sum_then_normalize":
             raise ConfigError(
                 f"multi_objective_aggregation={self.multi_objective_aggregation!r} normalises rewards within the "
-                f"group, which replaces the baseline; use 'sum_then_normalize' with baseline={self.baseline!r}"
+                f"group, which replaces the baseline; use 'sum_then_normalize' with baseline={self.chosen_baseline!r}"
             )
 
     @classmethod
@@ -286,7 +309,7 @@ class PoiseConfig(GRPOConfig):
             weights=chosen["weights"],
         )
         return EstimatorConfig(
-            baseline=self.baseline,  # pyright: ignore[reportArgumentType] (checked against BASELINES)
+            baseline=self.chosen_baseline,
             probe=probe,
             capacity=self.buffer_capacity,
             cold_start_rows=chosen["cold_start_rows"],

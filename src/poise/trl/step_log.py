@@ -47,7 +47,7 @@ class StepLog:
         if self._fresh_B2 is not None:
             self.note(track_metrics(credit.baselines_B, self._fresh_B2))
             self._fresh_B2 = None
-        if self.trainer.args.baseline != "group-mean":  # there TRL's own advantages stand
+        if self.trainer.args.chosen_baseline != "group-mean":  # there TRL's own advantages stand
             advantages = self.trainer._logs["advantages"]
             for _ in range(min(len(credit), len(advantages))):
                 advantages.pop()

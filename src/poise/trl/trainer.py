@@ -90,7 +90,7 @@ class PoiseTrainer(GRPOTrainer):
         self.token_sample: TokenSample | None = None  # set it to look at token entropies
         self.fresh_values: FreshSampler | None = None  # set it to compare baselines with fresh rollouts
         self.step_log = StepLog(self)
-        self.critic = CriticLearner(self) if args.baseline == "critic" else None
+        self.critic = CriticLearner(self) if args.chosen_baseline == "critic" else None
         self.dynamic = DynamicSampling(self, args.max_sampling_rounds) if args.dynamic_sampling else None
         self._parts: list[tuple[Credit, Tensor]] = []
         self._failed_batches = 0
@@ -175,7 +175,7 @@ class PoiseTrainer(GRPOTrainer):
             features=seen.features.map(gather) if seen is not None else None,
             domains_B=gather(domains_B),
             weights_B=gather(seen.weights_B) if seen is not None else None,
-            prompts_B=gather(prompt_ids(output)) if self.args.baseline == "tracker" else None,
+            prompts_B=gather(prompt_ids(output)) if self.args.chosen_baseline == "tracker" else None,
             values_B=gather(valued.values_BT[:, 0]) if valued is not None else None,
         )
         credit = self.estimator.credit(rollouts)
@@ -183,7 +183,7 @@ class PoiseTrainer(GRPOTrainer):
         if self.critic is not None and valued is not None:
             output["advantages"] = valued.advantages_BT
             self.step_log.note(self.critic.learn(output, valued))
-        elif self.args.baseline != "group-mean":  # there TRL's own advantages stand, scaling included
+        elif self.args.chosen_baseline != "group-mean":  # there TRL's own advantages stand, scaling included
             if self.args.whiten_advantages:
                 advantages_B = whiten(advantages_B, credit.used_B)
             output["advantages"] = advantages_B[row_B].to(output["advantages"])

@@ -60,7 +60,7 @@ class PoiseSettings:
         decided = with_preset(values.pop("preset", "default"), {**values, **probe})
         probe = {**probe, **{name: decided.pop(name) for name in ("weights", "sibling_outcome")}}
         values |= decided
-        _refuse_unknown([values.get("baseline", "probe")], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
+        _refuse_unknown([values["baseline"]], set(BASELINES) - {"tracker", "critic"}, "poise.baseline=")
         ours = {name: values.pop(name) for name in names_of(EstimatorConfig) if name in values}
         ours["probe"] = _built(ProbeConfig, probe, "poise.probe.")
         return _built(PoiseSettings, {**values, "estimator": _built(EstimatorConfig, ours, "poise.")}, "poise.")

@@ -30,7 +30,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import HFModelConfig
 
-from poise.core import Credit, Features, StateSpec, ValueEstimator, load_state, save_state, squared_score
+from poise.core import Credit, Features, StateSpec, ValueEstimator, load_state, save_state, score_weight, squared_score
 from poise.errors import StateMismatchError
 from poise.verl import engine, refusals
 from poise.verl.credit import BatchRows, number_or_none, predictions_by_key, unused_rows
@@ -142,10 +142,8 @@ class PoiseTrainer(PPOTrainerSync):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         log_probs_BT, mask_BT = (data[name].to_padded_tensor(0) for name in names)
         scores_B = squared_score(log_probs_BT, mask_BT)
-        if self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean":
-            # There each row's term is divided by its length.
-            return scores_B, scores_B / mask_BT.sum(1).clamp_min(1).square()
-        return scores_B, scores_B
+        by_length = self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
+        return scores_B, score_weight(scores_B, mask_BT, by_length)
 
     def _drop(self, batch: KVBatchMeta, dropped: list[int]) -> None:
         """Take rows out of the update as verl takes its padding rows out: no token of theirs counts in any loss."""
