@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-METHODS = ("leave-one-out", "probe")
+METHODS = ("leave-one-out", "auto")
 CAPACITY = 4096  # rows of the probe's buffer, PoiseConfig's default
 # Layers, hidden size, intermediate size, heads of the published models; 8 key-value heads and 151,936 tokens each.
 QWEN3 = {"0.6b": (28, 1024, 3072, 16), "1.7b": (28, 2048, 6144, 16), "4b": (36, 2560, 9728, 32)}
@@ -270,12 +270,12 @@ def main() -> None:
         each = [ratio(pairs[start : start + size])[0] for start in range(0, len(pairs), size)]
         table[f"step, {kind} s"] = {**medians[kind], "ratio": middle, "low": low, "high": high, "each": each}
     # What the trainer's own clocks account for, and the ratio that this alone would make.
-    more = medians["own"]["probe"] - medians["own"]["leave-one-out"]
+    more = medians["own"]["auto"] - medians["own"]["leave-one-out"]
     table["of it, own clocks"] = {**medians["own"], "ratio": 1 + more / medians["wall"]["leave-one-out"]}
     peaks = {
         name: statistics.median(in_process(options, name) for _ in range(min(2, options.rounds))) for name in METHODS
     }
-    table["peak memory, MiB"] = {**peaks, "ratio": peaks["probe"] / peaks["leave-one-out"]}
+    table["peak memory, MiB"] = {**peaks, "ratio": peaks["auto"] / peaks["leave-one-out"]}
     print(
         f"{options.model}: {options.rounds} rounds of {options.steps} steps of {options.rollouts} rollouts, one thread"
     )
@@ -283,7 +283,7 @@ def main() -> None:
     for name, row in table.items():
         interval = f"   [{row['low']:.3f}, {row['high']:.3f}]" if "low" in row else ""
         interval += "   each round: " + " ".join(f"{middle:.3f}" for middle in row["each"]) if "each" in row else ""
-        print(f"{name:<20}{row['leave-one-out']:>15.3f}{row['probe']:>12.3f}{row['ratio']:>10.3f}{interval}")
+        print(f"{name:<20}{row['leave-one-out']:>15.3f}{row['auto']:>12.3f}{row['ratio']:>10.3f}{interval}")
     if options.json:
         chosen = {key: value for key, value in vars(options).items() if key not in ("json", "child")}
         options.json.write_text(json.dumps({"options": chosen, "table": table, "rounds": rounds}, indent=2) + "\n")

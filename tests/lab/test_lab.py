@@ -56,7 +56,14 @@ def test_variance_study_end_to_end_and_resumed(tmp_path: Path) -> None:
     first = rows_of(tmp_path / "variance")
     by = {(row["name"], row["m"], row["metric"], row["domain"]): row for row in first if row["table"] == "variance"}
     assert by["RLOO", 2, "sum", "all"]["relative"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    for name, m in (("no baseline", 1), ("probe", 2), ("shrinkage", 8), ("critic", 1), ("oracle b*", 1)):
+    for name, m in (
+        ("no baseline", 1),
+        ("probe", 2),
+        ("self-choosing", 2),
+        ("shrinkage", 8),
+        ("critic", 1),
+        ("oracle b*", 1),
+    ):
         for metric in ("sum", "token-mean", "adam"):
             assert by[name, m, metric, "all"]["variance"]["mean"] > 0
     assert {row["name"] for row in first if row["table"] == "proxies"} == {"one_minus_pi", "residual", "nll", "length"}

@@ -7,25 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from planted_rollouts import planted
 from poise.core import Features, ProbeConfig, fit_probe
 from poise.eval.sampling import HFSampler
 from poise.lab.critic import fit_critic, validates
 from poise.lab.mlp import fit_mlp
 from poise.lab.probes import Training, Variant, features_of, fit_and_predict
-from poise.lab.rollouts import Rollouts
-
-
-def planted(prompts: int, captured: int, seed: int) -> Rollouts:
-    """The pass rate is read off the first number of either state."""
-    generator = torch.Generator().manual_seed(seed)
-    states_PFH = torch.randn(prompts, captured, 6, generator=generator)
-    states_PFH[:, :, 0] = states_PFH[:, :1, 0]
-    chance_P = states_PFH[:, 0, 0].sigmoid()
-    rewards_PK = (torch.rand(prompts, captured, generator=generator) < chance_P[:, None]).float()
-    ids_PKC = torch.ones(prompts, captured, 3, dtype=torch.long)
-    one, proxies = torch.ones(prompts, captured, 3), torch.rand(prompts, captured, 4, generator=generator)
-    return Rollouts(rewards_PK, ids_PKC, {"1/1": states_PFH}, {"1/1": states_PFH}, one, proxies)
-
 
 CONFIG = ProbeConfig(prompt_components=None, reasoning_components=None, alpha=1.0)
 BASE = Variant((1, 1), (1, 1), CONFIG)

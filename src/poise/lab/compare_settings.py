@@ -87,7 +87,7 @@ class CompareSettings:
 
 
 QUICK = CompareSettings(
-    only=("poise", "poise-sibling", "rloo-2", "grpo-8-std", "dapo"),
+    only=("poise", "poise-auto", "rloo-2", "grpo-8-std", "dapo"),
     rollouts=3072,
     seeds=2,
     learning_rates=(3e-4,),

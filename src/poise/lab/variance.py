@@ -38,11 +38,13 @@ from poise.lab.probes import ALL, WITHOUT_SURPRISE, Training, Variant, fit_and_p
 from poise.lab.rollouts import PROXIES, Rollouts, collect
 from poise.lab.scores import Projection
 from poise.lab.settings import CRITIC_SETTINGS, VarianceSettings, described, folder_of
+from poise.lab.streamed import streamed, taught
 from poise.lab.study import Steps, show, write_study
 
 RLOO_2 = "RLOO"
-# The form that training uses by default (`poise.core.presets`).
-DEFAULT = "probe, score-weighted + sibling's outcome"
+OUTCOME = "probe, score-weighted + sibling's outcome"
+# The form that training uses by default (`poise.core.presets`): that probe and the means, combined as did best.
+DEFAULT = "self-choosing"
 ALLOCATIONS = (1, 2, 4, 8)
 
 
@@ -59,9 +61,10 @@ def run(settings: VarianceSettings) -> int:
     with steps.progress:
         training, rollouts, prompts = gather(settings, prompts, policy, folder, steps)
         predictions = predict(settings, prompts, policy, training, rollouts, folder, steps)
+        default = self_choosing(settings, prompts, policy, training, rollouts)
         gradients = take(settings, prompts, policy, training, rollouts, folder, steps)
         with steps.step("variances", 1) as done:
-            rows = analyse(settings, gradients, predictions, rollouts, prompts.domains)
+            rows = analyse(settings, gradients, predictions, default, rollouts, prompts.domains)
             done()
     from poise.lab.variance_page import page, write_moments
 
@@ -123,6 +126,15 @@ def predict(
     return found
 
 
+def self_choosing(
+    settings: VarianceSettings, prompts: Prompts, policy: FrozenPolicy, training: Training, rollouts: Rollouts
+) -> Method:
+    """The default form, after the training rollouts."""
+    domains_P = torch.tensor([numbered(prompts)[name] for name in prompts.domains])
+    variant = probes(settings, policy, len(domains_P.unique()))[OUTCOME]
+    return streamed(DEFAULT, taught(variant, training), variant, rollouts, domains_P)
+
+
 def probes(settings: VarianceSettings, policy: FrozenPolicy, domains: int) -> dict[str, Variant]:
     """The probes whose baselines are compared; the first is the paper's."""
     from dataclasses import replace
@@ -136,7 +148,7 @@ def probes(settings: VarianceSettings, policy: FrozenPolicy, domains: int) -> di
         "probe + sibling's reward alone": replace(outcome, parts=WITHOUT_SURPRISE),
         "probe + sibling's outcome": outcome,
         "probe, score-weighted": weighted,
-        DEFAULT: with_config(weighted, sibling_outcome=True),
+        OUTCOME: with_config(weighted, sibling_outcome=True),
         "probe, length-weighted": replace(base, weights="length"),
         "prompt-only probe": replace(base, parts=("prompt",)),
         "prompt-only probe, score-weighted": replace(weighted, parts=("prompt",)),
@@ -177,13 +189,15 @@ def take(
         return measure(measuring, wanted, rewards_MK[:, :n], rewards_MK[:, n:], inverse_D, cache, done)
 
 
-def methods_of(metric: str, gradients: Gradients, predictions: dict[str, Tensor], rollouts: Rollouts) -> list[Method]:
+def methods_of(
+    metric: str, gradients: Gradients, predictions: dict[str, Tensor], default: Method, rollouts: Rollouts
+) -> list[Method]:
     """Every baseline; the variance-optimal one depends on the metric."""
     rewards_MK = gradients.oracle_rewards_MK.double()
     count = rewards_MK.shape[1]
     found = [fixed("no baseline", torch.zeros(len(rewards_MK))), fixed("constant", predictions["constant"])]
     found += [of_rewards(RLOO_2, BASELINES["leave-one-out"]), of_rewards("shrinkage", BASELINES["shrinkage"])]
-    found.append(Method("GRPO mean, rescaled", _rescaled_group_mean, 2))
+    found += [Method("GRPO mean, rescaled", _rescaled_group_mean, 2), default]
     for name, values in predictions.items():
         if values.dim() == 2 and not name.startswith("prompt-only"):
             found.append(crossed(name, values))
@@ -214,6 +228,7 @@ def analyse(
     settings: VarianceSettings,
     gradients: Gradients,
     predictions: dict[str, Tensor],
+    default: Method,
     rollouts: Rollouts,
     domains: Sequence[str],
 ) -> list[dict[str, Any]]:
@@ -223,7 +238,7 @@ def analyse(
     groups |= {name: named == name for name in sorted({*domains})} if len({*domains}) > 1 else {}
     rows: list[dict[str, Any]] = []
     for metric in METRICS:
-        methods = methods_of(metric, gradients, predictions, rollouts)
+        methods = methods_of(metric, gradients, predictions, default, rollouts)
         seconds = _seconds(gradients, metric, methods)
         for domain, chosen_M in groups.items():
             if chosen_M.sum() >= 4:
