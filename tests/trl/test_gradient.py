@@ -219,18 +219,18 @@ def test_gradient_is_the_policy_gradient(layout: str, tmp_path: Path, **keywords
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_forward_passes_are_those_of_grpo(layout: str, tmp_path: Path) -> None:
     settings, mode = LAYOUTS[layout]
-    counts = {}
-    for baseline in ("probe", "group-mean"):
-        own = {**settings, "baseline": settings.get("baseline", baseline) if baseline == "probe" else baseline}
+    counts, ours = {}, settings.get("baseline", "probe")
+    for baseline in (ours, "group-mean"):
+        own = {**settings, "baseline": baseline}
         trainer = tiny_policy.trainer(tmp_path / baseline, max_steps=2, model=saved_policy(tmp_path), **own)
         calls = forward_calls(trainer)
         trainer.train()
         counts[baseline] = calls
-    extra = len(counts["probe"]) - len(counts["group-mean"])
+    extra = len(counts[ours]) - len(counts["group-mean"])
     if mode == "extra":
         assert extra == 2 * settings["gradient_accumulation_steps"]  # two batches, in micro-batches
     else:
-        assert counts["probe"] == counts["group-mean"]
+        assert counts[ours] == counts["group-mean"]
 
 
 def test_plain_grpo_trainer_takes_as_many_forward_passes(tmp_path: Path) -> None:

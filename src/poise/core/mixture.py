@@ -170,8 +170,11 @@ class Mixture:
 
     def _by_domain(self, domains_B: Int[Tensor, " B"], function: Callable[[Past], Tensor]) -> Tensor:
         domains, row_B = domains_B.unique(return_inverse=True)
-        values = [function(self.past.get(domain, Past.empty(len(self.names)))) for domain in domains.tolist()]
+        values = [function(self._past_of(domain)) for domain in domains.tolist()]
         return torch.stack(values).float().to(domains_B.device)[row_B]
+
+    def _past_of(self, domain: int) -> Past:
+        return self.past.get(domain) or Past.empty(len(self.names))
 
     def learn(
         self,
@@ -183,5 +186,5 @@ class Mixture:
         """Add a credited batch's errors; rollouts without a reward say nothing."""
         for domain in domains_B[rewards_B.isfinite()].unique().tolist():
             rows_B = rewards_B.isfinite() & (domains_B == domain)
-            past = self.past.get(domain, Past.empty(len(self.names)))
-            self.past[domain] = past.learnt(candidates_BC[rows_B], rewards_B[rows_B], weights_B[rows_B])
+            learnt = self._past_of(domain).learnt(candidates_BC[rows_B], rewards_B[rows_B], weights_B[rows_B])
+            self.past[domain] = learnt

@@ -16,7 +16,7 @@ from poise.core import Rollouts as Batch
 from poise.core.trees import map_tensors
 from poise.lab.moments import Method
 from poise.lab.probes import Training, Variant, features_of
-from poise.lab.rollouts import PROXIES, Rollouts
+from poise.lab.rollouts import Rollouts
 
 # A run that has seen few rollouts made small steps: so many batches, however many rollouts there are.
 _BATCHES = 16
@@ -26,7 +26,7 @@ def taught(variant: Variant, training: Training) -> ValueEstimator:
     """An estimator with baseline "auto" that has credited every training rollout, and then learnt from it.
 
     Args:
-        variant: its probe; rows are weighted with the proxy of the squared score that training uses.
+        variant: its probe, which sees the sibling's outcome; rows are weighted as in training.
         training: two rollouts of each prompt, all of which the buffer holds at the end.
     """
     batch = _batch(training.rollouts, variant, training.domains_P)
@@ -57,13 +57,13 @@ def streamed(name: str, estimator: ValueEstimator, variant: Variant, held_out: R
 def _batch(rollouts: Rollouts, variant: Variant, domains_P: Tensor) -> Batch:
     """Every captured rollout in the engine's terms, prompt by prompt."""
     captured = rollouts.entropy_PFE.shape[1]
-    groups_B = torch.arange(len(domains_P)).repeat_interleave(captured)
+    groups_B, features = torch.arange(len(domains_P)).repeat_interleave(captured), features_of(rollouts, variant)
     return Batch(
         rollouts.rewards_PK[:, :captured].flatten(),
         groups_B,
-        features=features_of(rollouts, variant),
+        features=features,
         domains_B=domains_P[groups_B] + 1,  # 0 is the probe of all domains
-        weights_B=rollouts.proxies_PFX[..., PROXIES.index("one_minus_pi")].flatten(),
+        weights_B=features.squared_score_B,
     )
 
 

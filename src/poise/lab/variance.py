@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,7 @@ def predict(
     steps: Steps,
 ) -> dict[str, Tensor]:
     """Predictions of each probe from every rollout (M, n), and of the critic (M,)."""
-    domains_P = torch.tensor([numbered(prompts)[name] for name in prompts.domains])
-    n = settings.rollouts
+    domains_P, n = domains_of(prompts), settings.rollouts
     found: dict[str, Tensor] = {}
     chosen = probes(settings, policy, len(domains_P.unique()))
     with steps.step("fitting probes", len(chosen)) as done:
@@ -130,15 +130,24 @@ def self_choosing(
     settings: VarianceSettings, prompts: Prompts, policy: FrozenPolicy, training: Training, rollouts: Rollouts
 ) -> Method:
     """The default form, after the training rollouts."""
-    domains_P = torch.tensor([numbered(prompts)[name] for name in prompts.domains])
-    variant = probes(settings, policy, len(domains_P.unique()))[OUTCOME]
-    return streamed(DEFAULT, taught(variant, training), variant, rollouts, domains_P)
+    variant = weighted_with_outcome(settings, policy)
+    return streamed(DEFAULT, taught(variant, training), variant, rollouts, domains_of(prompts))
+
+
+def domains_of(prompts: Prompts) -> Tensor:
+    """Number of each held-out prompt's domain."""
+    number_of = numbered(prompts)
+    return torch.tensor([number_of[name] for name in prompts.domains])
+
+
+def weighted_with_outcome(settings: VarianceSettings, policy: FrozenPolicy) -> Variant:
+    """The probe of the default form."""
+    base = replace(reference(settings, policy.prompt, policy.reasoning), weights=PROXIES[0])
+    return with_config(base, sibling_outcome=True)
 
 
 def probes(settings: VarianceSettings, policy: FrozenPolicy, domains: int) -> dict[str, Variant]:
     """The probes whose baselines are compared; the first is the paper's."""
-    from dataclasses import replace
-
     base = reference(settings, policy.prompt, policy.reasoning)
     outcome = with_config(base, sibling_outcome=True)
     weighted = replace(base, weights=PROXIES[0])
@@ -148,7 +157,7 @@ def probes(settings: VarianceSettings, policy: FrozenPolicy, domains: int) -> di
         "probe + sibling's reward alone": replace(outcome, parts=WITHOUT_SURPRISE),
         "probe + sibling's outcome": outcome,
         "probe, score-weighted": weighted,
-        OUTCOME: with_config(weighted, sibling_outcome=True),
+        OUTCOME: weighted_with_outcome(settings, policy),
         "probe, length-weighted": replace(base, weights="length"),
         "prompt-only probe": replace(base, parts=("prompt",)),
         "prompt-only probe, score-weighted": replace(weighted, parts=("prompt",)),

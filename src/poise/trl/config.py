@@ -194,9 +194,20 @@ class PoiseConfig(GRPOConfig):
     @property
     def chosen_baseline(self) -> BaselineName:
         """What credits a rollout: the baseline that was given, or the preset's."""
-        chosen = with_preset(self.preset, {"baseline": self.baseline})["baseline"]
+        chosen = self._decided()["baseline"]
         one_of("baseline", chosen, BASELINES)
         return chosen
+
+    def _decided(self) -> dict[str, Any]:
+        """The estimator's settings that a preset may decide."""
+        given = {
+            "baseline": self.baseline,
+            "weights": self.probe_weights,
+            "sibling_outcome": self.probe_sibling_outcome,
+            "cold_start_rows": self.cold_start_rows,
+            "cold_start_steps": self.cold_start_steps,
+        }
+        return with_preset(self.preset, given)
 
     def _validate(self) -> None:
         one_of("capture", self.capture, ("auto", "extra"))
@@ -288,15 +299,7 @@ class PoiseConfig(GRPOConfig):
         clip: Any = tuple(self.probe_clip) if isinstance(self.probe_clip, list | tuple) else self.probe_clip
         if clip is not None:
             interval("probe_clip", clip)
-        chosen = with_preset(
-            self.preset,
-            {
-                "weights": self.probe_weights,
-                "sibling_outcome": self.probe_sibling_outcome,
-                "cold_start_rows": self.cold_start_rows,
-                "cold_start_steps": self.cold_start_steps,
-            },
-        )
+        chosen = self._decided()
         one_of("probe_head", self.probe_head, get_args(HeadName))
         one_of("probe_weights", chosen["weights"], get_args(WeightName))
         probe = ProbeConfig(
