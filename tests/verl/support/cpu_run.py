@@ -140,9 +140,14 @@ class Run:
 
 
 def dumped(out: Path, step: int) -> list[dict[str, Any]]:
-    """The rollouts that a run dumped at a step, sorted by what was asked, answered and predicted."""
+    """The rollouts that a run dumped at a step, sorted by what was asked and answered, and by what was made of it.
+
+    Which of a prompt's rollouts got which answer depends on whose request came in first. Two with the same answer may
+    differ in a baseline's last bit, by where they stood in the batch.
+    """
     rows = [json.loads(line) for line in (out / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
-    return sorted(rows, key=lambda row: (row["input"], row["output"], row["prediction"] or 0.0))
+    made = ("prediction", "baseline")
+    return sorted(rows, key=lambda row: (row["input"], row["output"], *(row[name] or 0.0 for name in made)))
 
 
 def interval(share: float, count: int) -> float:
