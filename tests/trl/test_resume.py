@@ -14,6 +14,7 @@ import tiny_policy
 from poise.core import load_state
 from poise.errors import StateMismatchError
 from poise.trl import STATE_FILE
+from poise.trl.checkpoint import REFERENCE_FILE
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "train": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16},
@@ -81,6 +82,22 @@ def test_resumed_run_is_the_uninterrupted_one(layout: str, tmp_path: Path) -> No
     assert_same(whole, resumed)
     losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+def test_a_moving_reference_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    tiny_policy.model().save_pretrained(tmp_path / "policy")  # TRL builds the reference from what is on disk
+    moves = {"beta": 0.04, "sync_ref_model": True, "ref_model_mixup_alpha": 0.5, "ref_model_sync_steps": 2}
+    settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3, "model": str(tmp_path / "policy"), **moves}
+    whole = tiny_policy.trainer(tmp_path / "run", **settings)
+    whole.train()
+    resumed = tiny_policy.trainer(tmp_path / "run", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert_same(whole, resumed)
+    for left, right in zip(whole.ref_model.parameters(), resumed.ref_model.parameters(), strict=True):
+        assert torch.equal(left, right)
+    (tmp_path / "run" / "checkpoint-3" / REFERENCE_FILE).unlink()
+    with pytest.raises(StateMismatchError, match="its run did not move the reference model; turn sync_ref_model off"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
 
 
 class KillWithin(TrainerCallback):

@@ -101,8 +101,10 @@ def _meant(said: str, known: list[str]) -> str:
         return "; several values are parted by spaces" if re.search(r"'[^' ]+,[^' ]+'", said) else ""
     if found[1].lower() in ("true", "false", "yes", "no"):
         return "; a flag that is on or off takes no value: --name, or --no-name"
+    from poise.tasks.files import KINDS
+
     kind, data = Path(found[1]).suffix, "--data" if "--data" in known else "--task"
-    by_kind = {".toml": "--config", ".jsonl": data, ".json": data, ".csv": data, ".parquet": data}
+    by_kind = {".toml": "--config", **dict.fromkeys(KINDS, data)}
     is_model = "--model" in known and Path(found[1]).is_dir()
     flag = by_kind.get(kind) or ("--model" if is_model else "")
     return f"; did you mean {flag} {found[1]}?" if flag else ""
