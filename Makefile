@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help venv demo smollm2 test lint bench test-vllm test-verl test-older-transformers test-gpu clean
 help:
-	@echo "make demo       train the bundled model with POISE on the CPU and write a report (5 minutes)"
+	@echo "make demo       train the bundled model with POISE on the CPU and write a report (2 minutes after the installs)"
 	@echo "make smollm2    a small pretrained model for recipes/smollm2-word-problems (0.5 GB)"
 	@echo "make test       everything that runs without a GPU (15 minutes)"
 	@echo "make test-verl  the verl adapter and two training runs on Ray, in its own environment (5 to 10 minutes)"

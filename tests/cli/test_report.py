@@ -24,7 +24,7 @@ from poise.report.figures import reliability
 from poise.report.page import cell, number
 from poise.report.summary import sentence
 from poise.runs.folder import RunFolder
-from poise.runs.settings import RewardSettings, TrainSettings
+from poise.runs.settings import PoiseSettings, RewardSettings, TrainSettings
 
 FIGURES = {"held_out", "reward", "variance", "mixture", "calibration", "error", "tracking", "grad_norm", "policy"}
 FIGURES |= {"seconds"}
@@ -175,6 +175,22 @@ def test_rewards_are_summed_with_their_weights(run: RunFolder) -> None:
     data.settings = TrainSettings(reward=RewardSettings(reward=("sums", "words"), reward_weights=(2.0, 1.0)))
     assert data.reward_of({"sums": 1.0, "words": None}) == 2.0, "one that did not apply is left out"
     assert np.isnan(data.reward_of({"sums": float("nan"), "words": float("nan")}))
+
+
+@pytest.mark.parametrize(
+    ("poise", "is_weighted"),
+    [
+        (PoiseSettings(baseline="auto", probe_weights="score"), True),
+        (PoiseSettings(baseline="probe", probe_weights="none"), False),
+        (PoiseSettings(baseline="tracker", probe_weights="score"), False),  # no probe to have been fitted so
+    ],
+)
+def test_what_was_predicted_is_weighted_where_a_probe_was(
+    run: RunFolder, poise: PoiseSettings, is_weighted: bool
+) -> None:
+    data = read_run(run)
+    data.settings = TrainSettings(poise=poise)
+    assert data.is_weighted == is_weighted
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(1, 10))

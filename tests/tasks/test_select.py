@@ -1,4 +1,4 @@
-"""Deduplication, held-out split, length filter, contamination: literal cases and properties."""
+"""Deduplication, held-out split, contamination: literal cases and properties."""
 
 import pytest
 from hypothesis import given
@@ -6,17 +6,7 @@ from hypothesis import strategies as st
 
 from poise.errors import ConfigError
 from poise.tasks.rows import row, to_dataset
-from poise.tasks.select import contamination, deduplicate, fingerprint, held_out, split_by_hash, within_tokens, without
-
-
-class Words:
-    """A tokenizer that counts words."""
-
-    def __call__(self, text, add_special_tokens=True):
-        return {"input_ids": text.split()}
-
-    def apply_chat_template(self, messages, **kwargs):
-        return "<user> " + " ".join(message["content"] for message in messages) + " <assistant>"
+from poise.tasks.select import contamination, deduplicate, fingerprint, held_out, split_by_hash, without
 
 
 def rows(*prompts):
@@ -69,14 +59,6 @@ def test_a_larger_share_only_adds_to_the_held_out_rows():
 def test_an_impossible_share(share):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         split_by_hash(rows("a"), "train", share)
-
-
-def test_length_filter_counts_the_chat_template():
-    chat = to_dataset([row([{"role": "user", "content": "a b c"}], "1"), row([{"role": "user", "content": "a"}], "1")])
-    assert len(within_tokens(chat, Words(), 5)) == 2
-    assert len(within_tokens(chat, Words(), 4)) == 1
-    with pytest.raises(ConfigError, match=r"no prompt has at most 2 tokens \(the shortest has 3\)"):
-        within_tokens(chat, Words(), 2)
 
 
 def test_contamination_finds_copies_and_long_shared_runs_but_not_templates():

@@ -137,6 +137,6 @@ def probe_metrics(credit: Credit) -> dict[str, float]:
 def value_metrics(credit: Credit) -> dict[str, float]:
     """How good the values of the prompts are, against the rewards of the batch that they were made without.
 
-    Names: as in `probe_metrics`. The target is the rollout's own reward, which v(x) knows nothing of.
+    Names: as in `prediction_metrics`. The target is the rollout's own reward, which v(x) knows nothing of.
     """
     return prediction_metrics(credit.predictions_B, credit.rewards_B, credit.weights_B)

@@ -40,15 +40,18 @@ class EstimatorConfig:
     """What credits the rollouts.
 
     Args:
-        baseline: "probe" (POISE); "prompt-probe" (from the prompt's state alone, for single rollouts); "auto" (both and
-            the means, combined as did best on past batches); "leave-one-out" (RLOO); "shrinkage" (James-Stein);
-            "tracker" (SPO); "critic" (PPO; the engine holds it); "group-mean" (GRPO); "none" (REINFORCE).
+        baseline: "probe" (POISE as published); "prompt-probe" (from the prompt's state alone, for single rollouts);
+            "auto" (both and the means, combined as did best on past batches); "leave-one-out" (RLOO); "shrinkage"
+            (James-Stein); "tracker" (SPO); "critic" (PPO; the engine holds it); "group-mean" (GRPO); "none"
+            (REINFORCE).
         probe: how the probe is fitted.
         capacity: rows kept per domain.
         cold_start_rows: rows that a probe must have been fitted on before it is used; leave-one-out until then. With
             "auto", only the rows from which on a domain has a probe of its own.
         cold_start_steps: updates that must have been made before any probe is used. Not with "auto".
         tracker: how a prompt's value is remembered, with baseline "tracker".
+
+    These defaults are no preset's: `core.presets.with_preset` has what the engines start from.
 
     Source: capacity 4096 and a cold start of 16 leave-one-out steps are the published values. Deviates from the paper:
     the default cold start counts rows, since a step may hold 32 rollouts or 2,000.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from poise.core.baselines import READ_STATES
 from poise.errors import ConfigError
 from poise.runs.folder import RunFolder
 from poise.runs.settings import TrainSettings
@@ -55,8 +56,9 @@ class RunData:
 
     @property
     def is_weighted(self) -> bool:
-        """Whether its probe was fitted with squared scores, and so predicts the reward weighted with them."""
-        return self.settings.poise.probe_weights == "score"
+        """Whether it has a probe that was fitted with squared scores, and so predicts the reward weighted with them."""
+        poise = self.settings.poise
+        return poise.baseline in READ_STATES and poise.probe_weights == "score"
 
     @property
     def rollouts_per_step(self) -> float:

@@ -1,7 +1,8 @@
 """Every setting of a training run: one frozen dataclass per stage, in the order of the flow.
 
 The field's name is the TOML key (`[generation] temperature = 1.0`) and, with dashes, the flag (`--temperature 1.0`), so
-names are unique across stages. Defaults are the published ones where a paper gives them, scaled down where a run of
+names are unique across stages. Defaults are the published ones where a paper gives them and no preset decides
+(core/presets.py), scaled down where a run of
 512 x 2 rollouts of 8,192 tokens would not fit one machine. This file imports nothing heavy: `--help` reads it.
 """
 
@@ -84,9 +85,9 @@ class PoiseSettings:
     """Where baselines come from, and the probe behind them."""
 
     baseline: Baseline | None = None
-    """probe (POISE), prompt-probe (from the prompt alone), auto (what did best so far: a combination of these and the
-    means), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean (GRPO), or none.
-    Preset default: auto; preset paper: probe."""
+    """probe (POISE as published), prompt-probe (from the prompt alone), auto (what did best so far: a combination of
+    these and the means), leave-one-out (RLOO), shrinkage (James-Stein), tracker (SPO), critic (PPO), group-mean (GRPO),
+    or none. Preset default: auto; preset paper: probe."""
     prompt_layer: float = 0.5
     """Block whose output describes the prompt: index from 1, negative index, or fraction of depth."""
     reasoning_layer: float = 0.5

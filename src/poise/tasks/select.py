@@ -72,19 +72,6 @@ def prompt_tokens(tokenizer: Any, prompt: Prompt) -> int:
     return len(tokenizer(filled_chat(tokenizer, prompt), add_special_tokens=False)["input_ids"])
 
 
-def within_tokens(dataset: Dataset, tokenizer: Any, longest: int) -> Dataset:
-    """The rows whose prompt has at most `longest` tokens.
-
-    Raises:
-        ConfigError: no row is that short.
-    """
-    lengths = [prompt_tokens(tokenizer, prompt) for prompt in dataset["prompt"]]
-    kept = [index for index, length in enumerate(lengths) if length <= longest]
-    if not kept:
-        raise ConfigError(f"no prompt has at most {longest} tokens (the shortest has {min(lengths)}); raise the limit")
-    return dataset.select(kept)
-
-
 @dataclass(frozen=True, slots=True)
 class Contamination:
     """Which training rows repeat an evaluation problem.

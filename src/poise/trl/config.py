@@ -1,4 +1,4 @@
-"""PoiseConfig: TRL's GRPOConfig with the published POISE defaults and the settings of the value estimator."""
+"""PoiseConfig: TRL's GRPOConfig with the published loss and sampling, and the settings of the value estimator."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class PoiseConfig(GRPOConfig):
     baseline: str | None = field(
         default=None,
         metadata={
-            "help": f"What credits a rollout: {', '.join(BASELINES)}; docs/algorithm.md has each. None: the preset's."
+            "help": f"What credits a rollout: {', '.join(BASELINES)}; docs/algorithm.md has each. None: the "
+            "preset's, auto; the paper's, probe."
         },
     )
     prompt_layer: float = field(
@@ -98,14 +99,15 @@ class PoiseConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "'score': fitted with the rollouts' squared scores as weights, the probe is the baseline of "
-            "least gradient variance; 'none': it is fitted to the expected reward, as published; None: the preset's."
+            "least gradient variance; 'none': it is fitted to the expected reward, as published; None: the preset's, "
+            "score; the paper's, none."
         },
     )
     probe_sibling_outcome: bool | None = field(
         default=None,
         metadata={
             "help": "Whether the probe also sees the reward of the sibling whose states it sees, and how unsure the "
-            "policy was of it; None: the preset's."
+            "policy was of it; None: the preset's, yes; the paper's, no."
         },
     )
     buffer_capacity: int = field(default=4096, metadata={"help": "Rows of the probe's buffer, per domain."})
@@ -113,11 +115,12 @@ class PoiseConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "Rows the probe must be fitted on before it is used, leave-one-out until then; with 'auto', rows "
-            "from which on a domain has a probe of its own; None: the preset's."
+            "from which on a domain has a probe of its own; None: the preset's, 256; the paper's, 1."
         },
     )
     cold_start_steps: int | None = field(
-        default=None, metadata={"help": "Updates before the probe is used; not with 'auto'; None: the preset's."}
+        default=None,
+        metadata={"help": "Updates before the probe is used; not with 'auto'; None: the preset's, 0; the paper's, 16."},
     )
     dynamic_sampling: bool = field(
         default=False,

@@ -42,8 +42,8 @@ class PoiseTrainer(GRPOTrainer):
         model, reward_funcs, args, ...: as in GRPOTrainer. A plain GRPOConfig is adopted: what it left at its default
             takes POISE's default (see `PoiseConfig.adopt`).
 
-    Rewards may be None (does not apply), NaN, raise or time out: such a rollout leaves the update and the probe's
-    buffer, and is counted under `poise/failed`.
+    A reward function may return None where it does not apply. A rollout to which none applies, or whose reward is NaN,
+    raises or times out, leaves the update and the probe's buffer, and is counted under `poise/failed`.
 
     Raises:
         ConfigError: a setting that would bias the gradient, or a TRL release this was not built on.
