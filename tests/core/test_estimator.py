@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from poise.core import (
     credit_metrics,
     domain_id,
     fit_probe,
+    load_state,
+    save_state,
 )
 from poise.core.probe import ALPHAS
 from poise.core.trees import map_tensors
@@ -91,18 +94,29 @@ def probe_of(estimator: ValueEstimator, key: int = 0) -> Probe:
 # --- credit ---------------------------------------------------------------------------------------------------------
 
 
-def reference_baselines(predictions: list[float], rewards: list[float], groups: list[int]) -> list[float]:
-    """The rules of `credit` by plain loops: siblings' predictions, siblings' rewards, the other prompts' rewards."""
+def reference_baselines(
+    predictions: list[float], rewards: list[float], groups: list[int], earlier: list[list[float]]
+) -> list[float]:
+    """The rules of `credit` by plain loops: siblings' predictions, siblings' rewards, the other prompts' rewards.
 
-    def mean(values: list[float]) -> float:
+    Earlier batches, each half as much as the one after it, join the last.
+    """
+
+    def mean(values: list[float], faded: tuple[float, float] = (0.0, 0.0)) -> float:
         known = [value for value in values if math.isfinite(value)]
-        return sum(known) / len(known) if known else NAN
+        total, count = sum(known) + faded[0], len(known) + faded[1]
+        return total / count if count else NAN
+
+    faded = (0.0, 0.0)
+    for batch in earlier:
+        faded = (faded[0] / 2 + sum(batch), faded[1] / 2 + len(batch))
 
     result = []
     for i, group in enumerate(groups):
         siblings = [j for j, other in enumerate(groups) if other == group and j != i]
         others = [rewards[j] for j, other in enumerate(groups) if other != group]
-        candidates = (mean([predictions[j] for j in siblings]), mean([rewards[j] for j in siblings]), mean(others))
+        of_siblings = mean([predictions[j] for j in siblings]), mean([rewards[j] for j in siblings])
+        candidates = (*of_siblings, mean(others, faded))
         result.append(next((value for value in candidates if not math.isnan(value)), NAN))
     return result
 
@@ -125,7 +139,8 @@ def test_credit_equals_plain_loops(sizes: list[int], failed: set, absent: set, s
     estimator = estimator_of(steps)
     credit = estimator.credit(batch)
     predictions_B = torch.full((rows,), NAN) if steps == 0 else probe_of(estimator).predict(batch.features)
-    wanted = reference_baselines(predictions_B.tolist(), batch.rewards_B.tolist(), groups_B.tolist())
+    earlier = [batch_of(8, seed=step).rewards_B.tolist() for step in range(steps)]
+    wanted = reference_baselines(predictions_B.tolist(), batch.rewards_B.tolist(), groups_B.tolist(), earlier)
     torch.testing.assert_close(credit.predictions_B, predictions_B, equal_nan=True)
     torch.testing.assert_close(credit.baselines_B, torch.tensor(wanted), equal_nan=True)
     used_B = batch.rewards_B.isfinite() & torch.tensor(wanted).isfinite()
@@ -564,6 +579,41 @@ def test_failed_siblings_leave_the_combination_s_other_candidates() -> None:
     assert credit.used_B.tolist() == [False, True, False, True, True, True]
 
 
+@pytest.mark.parametrize("baseline", ["auto", "prompt-probe"])
+@pytest.mark.parametrize("state", [NAN, 0.0])
+def test_what_the_response_overflows_to_moves_no_baseline_of_its_own(baseline: str, state: float) -> None:
+    """Whether a rollout has a reasoning state is no function of its prompt."""
+    estimator = estimator_of(baseline=baseline)
+    for seed in range(3):
+        estimator.update(estimator.credit(batch_of(16, size=1, seed=seed)))
+    batch = batch_of(8, size=1, seed=9)
+    reasoning_BH = batch.features.reasoning_BH.clone()
+    reasoning_BH[3] = state
+    changed = replace(batch, features=replace(batch.features, reasoning_BH=reasoning_BH))
+    before, after = (estimator.credit(each).baselines_B for each in (batch, changed))
+    assert torch.equal(before, after)
+    assert not bool(before.isnan().any())
+
+
+@pytest.mark.parametrize("baseline", ["auto", "prompt-probe"])
+def test_a_rollout_by_itself_has_what_earlier_batches_earned(baseline: str) -> None:
+    """Micro-batches of one rollout hold no other prompt: only the first batch has nothing to go by."""
+    estimator, used = estimator_of(baseline=baseline, capacity=64, cold_start_rows=64), []
+    for seed in range(2):
+        whole = batch_of(8, size=1, seed=seed)
+        parts = [
+            Rollouts(whole.rewards_B[row], whole.groups_B[row], whole.features.select(row))
+            for row in torch.arange(8).split(1)
+        ]
+        credit = Credit.cat([estimator.credit(part) for part in parts])
+        used.append(credit.used_B.float().mean())
+        mean = batch_of(8, size=1).rewards_B.mean()
+        if seed and baseline == "prompt-probe":  # still cold
+            torch.testing.assert_close(credit.baselines_B, mean.expand(8))
+        estimator.update(credit)
+    assert used == [0.0, 1.0]
+
+
 # --- the penalty ----------------------------------------------------------------------------------------------------
 
 
@@ -587,6 +637,19 @@ def test_the_penalty_is_the_one_that_erred_least_before_it_learnt() -> None:
     assert probe_of(estimator).head.choice == best
 
 
+@pytest.mark.parametrize("baseline", ["auto", "probe"])
+def test_a_batch_that_says_nothing_of_a_probe_can_be_saved(baseline: str, tmp_path: Path) -> None:
+    """All rewards of the second batch failed, so that no penalty was tried on it."""
+    estimator = estimator_of(1, probe=replace(PROBE, alpha=None), baseline=baseline)
+    batch = batch_of(8, seed=1)
+    estimator.update(estimator.credit(replace(batch, rewards_B=torch.full((16,), NAN))))
+    save_state(tmp_path / "state", estimator.state_dict())
+    resumed = estimator_of(probe=replace(PROBE, alpha=None), baseline=baseline)
+    resumed.load_state_dict(load_state(tmp_path / "state"))
+    later = batch_of(8, seed=2)
+    assert torch.equal(estimator.credit(later).baselines_B, resumed.credit(later).baselines_B)
+
+
 def test_noise_calls_for_a_heavy_penalty_and_signal_for_a_light_one() -> None:
     config, chosen = replace(PROBE, alpha=None), []
     for noise in (0.0, 1.0):
@@ -606,15 +669,10 @@ def test_noise_calls_for_a_heavy_penalty_and_signal_for_a_light_one() -> None:
 
 
 def test_every_process_holds_the_main_one_s_probe() -> None:
-    sent: list[dict[int, Probe]] = []
-
-    def send(probes: dict[int, Probe]) -> dict[int, Probe]:
-        sent.append(probes)
-        return probes
-
+    sent: list[Any] = []
     config = EstimatorConfig(probe=PROBE, capacity=64, cold_start_rows=8)
-    main = ValueEstimator(config, is_main=True, broadcast=send)
-    other = ValueEstimator(config, is_main=False, broadcast=lambda probes: sent[-1])
+    main = ValueEstimator(config, is_main=True, broadcast=lambda value: (sent.append(value), value)[1])
+    other = ValueEstimator(config, is_main=False, broadcast=lambda value: sent.pop(0))
     for seed in range(3):
         batch = batch_of(8, seed=seed)
         credits = [estimator.credit(batch) for estimator in (main, other)]
@@ -622,7 +680,7 @@ def test_every_process_holds_the_main_one_s_probe() -> None:
         for estimator, credit in zip((main, other), credits, strict=True):
             estimator.update(credit)
     assert credits[1].from_probe_B.all()
-    assert len(sent) == 3
+    assert sent == []
 
 
 def test_every_process_combines_alike() -> None:

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 import tiny_policy
 from poise.core import load_state
-from poise.errors import StateMismatchError
+from poise.errors import RewardError, StateMismatchError
 from poise.trl import STATE_FILE
 from poise.trl.checkpoint import REFERENCE_FILE
 
@@ -100,6 +100,18 @@ def test_a_moving_reference_goes_on_from_where_it_was(tmp_path: Path) -> None:
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
 
 
+def test_failed_batches_are_counted_across_a_resume(tmp_path: Path) -> None:
+    def broken(completions: list[Any], **columns: Any) -> list[float]:
+        return [float("nan")] * len(completions)
+
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_failed_batches": 3}
+    tiny_policy.trainer(tmp_path, broken, max_steps=2, **settings).train()
+    resumed = tiny_policy.trainer(tmp_path, broken, max_steps=9, **settings)
+    with pytest.raises(RewardError, match="no rollout of the last 3 generation batches got a reward"):
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 2
+
+
 class KillWithin(TrainerCallback):
     """Ends the run once, after the first micro-batch of the update that follows a step."""
 
@@ -173,6 +185,7 @@ def test_a_checkpoint_holds_only_tensors_and_json(tmp_path: Path) -> None:
         ({"end_of_reasoning": ""}, r"end_of_reasoning: saved \[5\], now \[\]"),
         ({"prompt_components": 3}, r"probe.prompt_components: saved 4, now 3"),
         ({"baseline": "leave-one-out"}, r"baseline: saved 'probe', now 'leave-one-out'"),
+        ({"loss_type": "grpo"}, r"weights_by_length: saved False, now True"),
     ],
 )
 def test_changed_settings_are_refused_by_name(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import tiny_policy
 from poise.core import EstimatorConfig
 from poise.errors import CaptureError, ConfigError, PoiseError
 from poise.trl import PoiseConfig, PoiseTrainer, contract
+from poise.trl.options import refuse_device
 
 # Private attributes that PoiseTrainer sets itself.
-OWN = {"_capture", "_guard", "_windows", "_parts", "_failed_batches", "_rewards_B"}
+OWN = {"_capture", "_guard", "_windows", "_parts", "_rewards_B"}
 
 
 def test_published_defaults(tmp_path: Path) -> None:
@@ -183,6 +184,22 @@ def test_a_script_that_set_scaling_is_told_why_not(tmp_path: Path) -> None:
 def test_unknown_layer_is_refused_with_the_range(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"layer 9(\.0)? names no block of this model; give an index in 1\.\.4"):
         tiny_policy.trainer(tmp_path, prompt_layer=9.0)
+
+
+def test_a_device_without_64_bits_is_refused_where_a_probe_is_fitted() -> None:
+    with pytest.raises(ConfigError, match="baseline='auto' fits its probe in float64, which Apple's MPS does not have"):
+        refuse_device("auto", torch.device("mps"))
+    refuse_device("leave-one-out", torch.device("mps"))
+    refuse_device("auto", torch.device("cpu"))
+
+
+def test_leaving_out_by_length_is_said_to_change_what_is_learnt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    assert "mask_truncated_completions" not in caplog.text
+    PoiseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, mask_truncated_completions=True)
+    assert "treated as if they had earned just their baseline" in caplog.text
 
 
 def test_straddling_groups_warn_and_name_the_setting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

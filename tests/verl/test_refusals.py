@@ -51,6 +51,10 @@ CASES = [
         "rollout.n=1, but poise.baseline=probe needs a sibling",
     ),
     (["algorithm.filter_groups.enable=True"], "filter_groups.enable=True keeps a prompt by what all"),
+    *(
+        (["algorithm.filter_groups.enable=True", f"poise.baseline={name}"], f"the gradient of poise.baseline={name}:")
+        for name in ("none", "shrinkage", "probe")
+    ),
     (["critic.enable=True"], "critic.enable=True trains a critic that POISE replaces"),
     (["actor_rollout_ref.model.use_fused_kernels=True", "FUSED=null"], "impl_backend=None gives no token entropies"),
     (
@@ -102,6 +106,7 @@ def test_refused(overrides: list[str], sentence: str) -> None:
         ["poise.baseline=auto", "poise.probe.alpha=null", "poise.probe.weights=score"],
         ["actor_rollout_ref.rollout.n=8", "actor_rollout_ref.actor.strategy=fsdp2"],
         ["algorithm.use_kl_in_reward=True"],
+        ["algorithm.filter_groups.enable=True", "poise.baseline=leave-one-out"],
         ["actor_rollout_ref.model.use_fused_kernels=True"],
         ["poise.layer=-3", "poise.prompt_layer=1", "poise.end_of_reasoning=null", "poise.probe.clip=[0,1]"],
     ],

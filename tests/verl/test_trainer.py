@@ -260,6 +260,15 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
     trainer._save_checkpoint()
     assert sorted(path.parent.name for path in tmp_path.glob("*/poise.safetensors")) == ["global_step_2"]
 
+    # On a node without a rank of the policy no folder holds one, and none is a pruned one.
+    trainer.global_steps = 3
+    (tmp_path / "global_step_2" / "actor").rmdir()
+    trainer._save_checkpoint()
+    kept = sorted(path.parent.name for path in tmp_path.glob("*/poise.safetensors"))
+    assert kept == ["global_step_2", "global_step_3"]
+
+    (tmp_path / "global_step_3" / "poise.safetensors").unlink()
+    trainer.global_steps = 2
     (tmp_path / "global_step_2" / "poise.safetensors").unlink()
     with pytest.raises(StateMismatchError, match=r"holds no poise.safetensors.*poise.allow_fresh_probe=True"):
         trainer_of(local)._load_checkpoint()

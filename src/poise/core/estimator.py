@@ -99,7 +99,7 @@ class ValueEstimator:
         self.identity: dict[str, Any] = _json({**(identity or {}), **asdict(config)})
         with_prompt = config.baseline in ("auto", "prompt-probe")
         self.bank = ProbeBank(config.probe, config.capacity, config.cold_start_rows, with_prompt)
-        self.mixture = Mixture(CANDIDATES)
+        self.mixture = Mixture(CANDIDATES if config.baseline == "auto" else ())
         self.tracker = Tracker.start(config.tracker)
         self.version = 0
         self._is_main, self._broadcast = is_main, broadcast
@@ -132,7 +132,8 @@ class ValueEstimator:
 
         Rollouts whose reward failed leave the update (advantage 0, `used_B` False). Where the configured baseline does
         not exist for a rollout (cold probe, failed sibling), the next valid one serves: leave-one-out, then the mean
-        reward of the other prompts. None of them depends on the rollout itself.
+        reward of the other prompts (of earlier batches too, with a baseline that reads states). None of them depends on
+        the rollout itself.
 
         Raises:
             ConfigError: the baseline needs what the rollouts do not carry: features, scores or prompt ids.
@@ -147,18 +148,22 @@ class ValueEstimator:
         grouping = Grouping.of(rollouts.groups_B)
         known_4B = torch.stack([rewards_B, weights_B, predictions_B, prompt_B])
         rewards_PG, weights_PG, predictions_PG, prompt_PG = grouping.pack(known_4B)
-        candidates_BC, others_PG = None, bl.other_prompts(rewards_PG)
-        if self.config.baseline == "auto":
-            earlier_2P = grouping.pack(self.mixture.rewards_for(domains_B).T)[:, :, 0]
-            offered = self._candidates(rewards_PG, weights_PG, predictions_PG, prompt_PG, earlier_2P)
+        earlier_2P = grouping.pack(self.mixture.rewards_for(domains_B).T)[:, :, 0]
+        others_PG, candidates_BC = bl.other_prompts(rewards_PG, weights_PG, earlier_2P), None
+        if self.config.baseline == "auto":  # in the order of `CANDIDATES`; means are weighted like all that is fitted
+            offered = (
+                bl.mean_of_others(rewards_PG, weights_PG),
+                others_PG,
+                bl.cross_rollout(rewards_PG, predictions_PG),
+                bl.siblings_or_own(rewards_PG, prompt_PG),
+            )
             candidates_BC = torch.stack([grouping.unpack(offer_PG) for offer_PG in offered], dim=1)
             chosen_PG = grouping.pack(combine(candidates_BC, self.mixture.weights_for(domains_B)))
-            others_PG = bl.first_known(offered[1], others_PG)
         else:
             chosen_PG = bl.BASELINES[self.config.baseline](rewards_PG, predictions_PG)
         verified_PG = torch.where(rewards_PG.isnan(), torch.nan, weights_PG)
         siblings_PG, target_weights_PG = bl.mean_of_others(torch.stack([rewards_PG, verified_PG]))
-        baselines_PG = bl.first_known(chosen_PG, siblings_PG, others_PG)
+        baselines_PG = bl.first_known(chosen_PG, siblings_PG, others_PG, bl.other_prompts(rewards_PG))
         targets_PG = bl.mean_of_others(rewards_PG, weights_PG)
         found_4PG = torch.stack([chosen_PG, baselines_PG, targets_PG, target_weights_PG])
         chosen_B, baselines_B, targets_B, target_weights_B = grouping.unpack(found_4PG)
@@ -179,18 +184,6 @@ class ValueEstimator:
             prompts_B=rollouts.prompts_B,
             candidates_BC=candidates_BC,
         )
-
-    @staticmethod
-    def _candidates(
-        rewards_PG: Tensor, weights_PG: Tensor, predictions_PG: Tensor, prompt_PG: Tensor, earlier_2P: Tensor
-    ) -> list[Tensor]:
-        """What "auto" combines, in the order of `CANDIDATES`; means are weighted like everything that is fitted."""
-        return [
-            bl.mean_of_others(rewards_PG, weights_PG),
-            bl.other_prompts(rewards_PG, weights_PG, earlier_2P),
-            bl.cross_rollout(rewards_PG, predictions_PG),
-            bl.siblings_or_own(rewards_PG, prompt_PG),
-        ]
 
     def _predictions(self, rollouts: Rollouts, features: Features | None, domains_B: Tensor) -> tuple[Tensor, Tensor]:
         """What is predicted before any reward of the batch is seen: of the siblings, and from the prompt alone."""
@@ -282,12 +275,15 @@ class ValueEstimator:
         """Record how all that predicted did on this batch, then refit the probes with it."""
         metrics = value_metrics(credit) if self.config.baseline == "prompt-probe" else probe_metrics(credit)
         began = time.perf_counter()
-        if credit.candidates_BC is not None:
+        candidates_BC = credit.candidates_BC
+        if candidates_BC is None:
+            candidates_BC = credit.rewards_B.new_empty(len(credit), 0)
+        else:
             used = self.mixture.weights_for(credit.domains_B).mean(0).tolist()
             mixed = {f"mix_{name}": share for name, share in zip(CANDIDATES, used, strict=True)}
             metrics |= {**mixed, "probe_share": mixed["mix_probe"] + mixed["mix_prompt_probe"]}
-            self.mixture.learn(credit.candidates_BC, credit.rewards_B, credit.weights_B, credit.domains_B)
-            self.mixture.past = map_tensors(self._broadcast(self.mixture.past), torch.Tensor.cpu)
+        self.mixture.learn(candidates_BC, credit.rewards_B, credit.weights_B, credit.domains_B)
+        self.mixture.past = map_tensors(self._broadcast(self.mixture.past), torch.Tensor.cpu)
         self.bank.judge(credit)
         self.bank.refit(self.bank.remember(credit), self._is_main)
         self.bank.probes = self._broadcast(self.bank.probes)

@@ -42,10 +42,14 @@ class Features:
         return len(self.prompt_BH)
 
     @property
+    def has_prompt_B(self) -> Bool[Tensor, " B"]:
+        """Which rows have the prompt's state, whatever became of the response: a function of the prompt."""
+        return _is_finite(self.prompt_BH)
+
+    @property
     def present_B(self) -> Bool[Tensor, " B"]:
         """Which rows have features."""
-        # NaN and infinities survive in a row's sum; testing every element would cost as much as a fit.
-        return (self.prompt_BH.sum(1, dtype=torch.float32) + self.reasoning_BH.sum(1, dtype=torch.float32)).isfinite()
+        return self.has_prompt_B & _is_finite(self.reasoning_BH)
 
     def scalars(self, with_outcome: bool) -> Float[Tensor, "B S"]:
         """The numbers that may be absent (NaN): the entropies; and, if asked for, the outcome.
@@ -80,3 +84,8 @@ class Features:
                 "some of these features carry rewards or squared scores (reward_B, squared_score_B), some not"
             )
         return cat_tensors(parts)
+
+
+def _is_finite(states_BH: Tensor) -> Tensor:
+    # NaN and infinities survive in a row's sum; testing every element would cost as much as a fit.
+    return states_BH.sum(1, dtype=torch.float32).isfinite()

@@ -95,13 +95,14 @@ def fit_logistic(
     """Minimise −Σ v [t log q + (1 − t) log(1 − q)] + α/2 ‖w‖² with t = (y − low)/(high − low), q = σ(xᵀw + b).
 
     Fractional targets are allowed (mean reward of several siblings). Of several penalties the largest is fitted first,
-    and each starts from the one before. Constant targets give a constant head.
+    and each starts from the one before. Targets that are the same wherever there is weight give a constant head.
     """
     weights_B = torch.ones_like(targets_B) if weights_B is None else weights_B.to(targets_B)
     share_B = ((targets_B - low) / (high - low)).clamp(0, 1) if high > low else torch.zeros_like(targets_B)
-    mean = weights_B @ share_B / weights_B.sum()
-    if float(mean) in (0.0, 1.0):
-        return Head.constant(low + (high - low) * float(mean), design_BK.shape[1], len(alphas))
+    least, most = share_B[weights_B > 0].aminmax()
+    if least == most:
+        return Head.constant(low + (high - low) * float(least), design_BK.shape[1], len(alphas))
+    mean = (weights_B @ share_B / weights_B.sum()).clamp(_MIN_CURVATURE, 1 - _MIN_CURVATURE)
     design_BK = design_BK.double()  # once, since every step reads it
     at = (torch.zeros_like(design_BK[0]), torch.logit(mean))
     found: dict[float, tuple[Tensor, Tensor]] = {}

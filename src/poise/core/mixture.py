@@ -41,8 +41,7 @@ class Record:
 
     @staticmethod
     def empty(candidates: int) -> Record:
-        nothing_CC = torch.zeros(candidates, candidates, dtype=torch.float64)
-        return Record(nothing_CC, nothing_CC)
+        return Record(*torch.zeros(2, candidates, candidates, dtype=torch.float64).unbind())
 
     def learnt(self, errors_BC: Float[Tensor, "B C"], weights_B: Float[Tensor, " B"]) -> Record:
         """The record after one more batch; a NaN error says nothing of its candidate.
@@ -153,7 +152,8 @@ class Mixture:
     """The past of one run, domain by domain: a new one starts from the first candidate, whatever others learnt.
 
     Args:
-        names: the candidates; the first serves alone until a batch has been learnt from.
+        names: the candidates; the first serves alone until a batch has been learnt from. With none, past rewards are
+            remembered, and nothing is combined.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:

@@ -103,13 +103,15 @@ class Probe:
         """Expected reward on the reward's own scale, clipped to its range; NaN for rows without features."""
         if self.head is None:
             return torch.full_like(features.prompt_BH[:, 0], torch.nan)
-        return _where_present(features, self.head.predict(self.design(features)))
+        value_B = self.head.predict(self.design(features)).to(features.prompt_BH)
+        return torch.where(features.present_B, value_B, torch.nan)
 
     def predict_prompt(self, features: Features) -> Float[Tensor, " B"]:
         """The same from the prompt's state alone: a function of the prompt, and so a baseline for the row itself."""
         if self.prompt_head is None:
             return torch.full_like(features.prompt_BH[:, 0], torch.nan)
-        return _where_present(features, self.prompt_head.predict(self.prompt(features.prompt_BH)))
+        value_B = self.prompt_head.predict(self.prompt(features.prompt_BH)).to(features.prompt_BH)
+        return torch.where(features.has_prompt_B, value_B, torch.nan)
 
     def predict_all(self, features: Features) -> Float[Tensor, "B A"]:
         """Predictions under each penalty, by the head that takes siblings, or else the prompt's."""
@@ -212,7 +214,3 @@ def _fit_head(
     fit = fit_ridge if config.head == "ridge" else fit_logistic
     head = fit(design_BK, targets_B, config.alphas, low, high, relative_B)
     return replace(head, choice=config.first_choice if choice is None else choice)
-
-
-def _where_present(features: Features, values_B: Tensor) -> Tensor:
-    return torch.where(features.present_B, values_B.to(features.prompt_BH), torch.nan)

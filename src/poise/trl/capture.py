@@ -64,6 +64,7 @@ class ForwardCapture:
     def identity(self) -> dict[str, Any]:
         """What the features are: saved with the probe, and compared when it is loaded."""
         prompt_layer, reasoning_layer = self.states.layers
+        is_weighted = self.mode != "none" and self.trainer.args.estimator().probe.weights == "score"
         return {
             "prompt_layer": prompt_layer,
             "reasoning_layer": reasoning_layer,
@@ -71,7 +72,13 @@ class ForwardCapture:
             "window": self.states.spec.window,
             "end_of_reasoning": list(self.states.spec.end_of_reasoning),
             "features": ["prompt", "reasoning", "entropy"],
+            **({"weights_by_length": self.by_length} if is_weighted else {}),
         }
+
+    @property
+    def by_length(self) -> bool:
+        """Whether the loss divides each rollout's term by its length, and so do the probe's weights."""
+        return self.trainer.loss_type in BY_LENGTH
 
     @contextmanager
     def listening(self, receive: Callable[[Captured], None] | None, row_B: Tensor | None = None) -> Iterator[None]:
@@ -115,7 +122,7 @@ class ForwardCapture:
         entropy_B3 = layout.entropy_features(nats_BT.float(), self.states.spec.end_of_reasoning)
         scores_B = squared_score(log_probs_BT, layout.response_mask_BC)
         features = Features(states.prompt_BH, states.reasoning_BH, entropy_B3, squared_score_B=scores_B)
-        weights_B = score_weight(scores_B, layout.response_mask_BC, self.trainer.loss_type in BY_LENGTH)
+        weights_B = score_weight(scores_B, layout.response_mask_BC, self.by_length)
         receive(Captured(features, weights_B))
         return result
 

@@ -41,7 +41,10 @@ def save_into(folder: Path, trainer: Any) -> None:
     """Write it before TRL writes trainer_state.json: without that file a checkpoint is incomplete."""
     folder.mkdir(parents=True, exist_ok=True)
     state = trainer.estimator.state_dict()
-    state["meta"]["trainer"] = {"sampled_rollouts": trainer.step_log.sampled_rollouts}
+    state["meta"]["trainer"] = {
+        "sampled_rollouts": trainer.step_log.sampled_rollouts,
+        "failed_batches": trainer.failed_batches,
+    }
     if trainer.dynamic is not None:
         state["meta"]["trainer"]["further_prompts"] = trainer.dynamic.further.taken
     save_state(folder / STATE_FILE, state)
@@ -64,6 +67,7 @@ def load_from(folder: Path, trainer: Any) -> None:
     trainer._step, trainer._buffered_inputs, trainer._parts = 0, None, []
     counters = state["meta"]["trainer"]
     trainer.step_log.sampled_rollouts = counters["sampled_rollouts"]
+    trainer.failed_batches = counters.get("failed_batches", 0)
     if trainer.dynamic is not None:
         trainer.dynamic.further.taken = counters.get("further_prompts", 0)
     if trainer.critic is not None:

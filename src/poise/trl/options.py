@@ -5,11 +5,16 @@ TRL itself looks at most of these only in the first step, or never.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
+
+from poise.core import READ_STATES
 from poise.core.limits import finite, one_of, positive, whole
 from poise.errors import ConfigError
 
+logger = logging.getLogger(__name__)
 LOSS_TYPES = ("dapo", "grpo", "bnpo", "dr_grpo", "luspo", "cispo", "sapo", "vespo")
 # These divide each rollout's term by its own length, and so its score.
 BY_LENGTH = ("grpo", "sapo")
@@ -38,6 +43,11 @@ def refuse_senseless(config: Any) -> None:
     finite("top_entropy_quantile", config.top_entropy_quantile)
     if not 0 < config.top_entropy_quantile <= 1:
         raise ConfigError(f"top_entropy_quantile must lie in (0, 1], got {config.top_entropy_quantile}")
+    if config.mask_truncated_completions:
+        logger.warning(
+            "mask_truncated_completions=True: whether a rollout counts depends on its own length; truncated ones are "
+            "treated as if they had earned just their baseline"
+        )
     _refuse_wrong_clipping(config)
     _refuse_saves_within_windows(config)
 
@@ -77,6 +87,19 @@ def _refuse_saves_within_windows(config: Any) -> None:
             "save_strategy='best' saves whenever an evaluation says so, but a generated batch is "
             f"{window} micro-batches and an update {config.gradient_accumulation_steps}, so that some updates end "
             "within a batch, from where a run cannot be continued exactly; use save_strategy='steps'"
+        )
+
+
+def refuse_device(baseline: str, device: torch.device) -> None:
+    """Refuse to fit a probe where there are no 64-bit numbers, which is Apple's GPU.
+
+    Raises:
+        ConfigError: the device, and what would work.
+    """
+    if device.type == "mps" and baseline in READ_STATES:
+        raise ConfigError(
+            f"baseline={baseline!r} fits its probe in float64, which Apple's MPS does not have; train with "
+            "use_cpu=True, or choose a baseline that reads no states, such as 'leave-one-out'"
         )
 
 

@@ -28,7 +28,7 @@ from poise.trl.critic import CriticLearner
 from poise.trl.dynamic import DynamicSampling
 from poise.trl.fresh import FreshSampler
 from poise.trl.guard import RewardGuard, mark_failed_models, total_rewards
-from poise.trl.options import refuse_wrong_columns
+from poise.trl.options import refuse_device, refuse_wrong_columns
 from poise.trl.prompts import SeededByEpoch, prompt_ids
 from poise.trl.step_log import StepLog
 from poise.trl.token_sample import TokenSample
@@ -75,6 +75,7 @@ class PoiseTrainer(GRPOTrainer):
         args = PoiseConfig.adopt(args)
         reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list) else reward_funcs  # TRL adds to the list
         super().__init__(model, reward_funcs, args, *positional, **keywords)
+        refuse_device(args.chosen_baseline, self.accelerator.device)
         self._guard = RewardGuard(args.reward_timeout)
         self.reward_funcs = [self._guard.wrap(function) for function in self.reward_funcs]
         refuse_wrong_columns(args, self.train_dataset, self.environment_factories is not None)
@@ -93,7 +94,7 @@ class PoiseTrainer(GRPOTrainer):
         self.critic = CriticLearner(self) if args.chosen_baseline == "critic" else None
         self.dynamic = DynamicSampling(self, args.max_sampling_rounds) if args.dynamic_sampling else None
         self._parts: list[tuple[Credit, Tensor]] = []
-        self._failed_batches = 0
+        self.failed_batches = 0  # in a row, as of the last generation batch
 
     @property
     def window(self) -> int:
@@ -238,10 +239,10 @@ class PoiseTrainer(GRPOTrainer):
         metrics = self.estimator.update(credit)
         self.step_log.note({**metrics, "capture_seconds": self._capture.take_seconds()})
         self.step_log.credited(credit, advantages_B)
-        self._failed_batches = 0 if bool(credit.rewards_B.isfinite().any()) else self._failed_batches + 1
-        if self._failed_batches >= self.args.max_failed_batches:
+        self.failed_batches = 0 if bool(credit.rewards_B.isfinite().any()) else self.failed_batches + 1
+        if self.failed_batches >= self.args.max_failed_batches:
             raise RewardError(
-                f"no rollout of the last {self._failed_batches} generation batches got a reward; the last failure: "
+                f"no rollout of the last {self.failed_batches} generation batches got a reward; the last failure: "
                 f"{self._guard.last_failure}"
             )
 

@@ -19,6 +19,8 @@ OUR_REWARDS = "pkg://poise.verl.reward"
 _ENGINES = ("fsdp", "fsdp2")
 # Fused kernels of verl 0.9.1 that return the entropy beside the log-probabilities.
 _FUSED_WITH_ENTROPY = ("torch", "triton", "liger")
+# Where all rollouts of a prompt earn the same, these have no advantage, and nothing is lost with the prompt.
+_SILENT_ON_EQUAL_REWARDS = ("group-mean", "leave-one-out")
 
 
 def check(config: Any) -> PoiseSettings:
@@ -93,10 +95,11 @@ def _problems(config: Any, settings: PoiseSettings) -> Iterator[str]:
             f"actor_rollout_ref.rollout.n={rollouts}, but poise.baseline={baseline} needs a sibling: "
             "set it to 2 or more"
         )
-    if value("algorithm.filter_groups.enable", False) and settings.needs_features:
+    if value("algorithm.filter_groups.enable", False) and baseline not in _SILENT_ON_EQUAL_REWARDS:
         yield (
-            "algorithm.filter_groups.enable=True keeps a prompt by what all of its rollouts earned: a kept sibling's "
-            f"reward then tells the rollout's own, and poise.baseline={baseline} would learn that; set it to False"
+            "algorithm.filter_groups.enable=True keeps a prompt by what all of its rollouts earned, which biases the "
+            f"gradient of poise.baseline={baseline}: what it drops has advantages there; set it to False, or choose "
+            f"poise.baseline={' or '.join(_SILENT_ON_EQUAL_REWARDS)}"
         )
     if value("critic.enable", False):
         yield "critic.enable=True trains a critic that POISE replaces: set critic.enable=False"

@@ -83,8 +83,14 @@ class PoiseSettings:
         return StateSpec(prompt, reasoning, self.window, end)
 
 
-def feature_identity(spec: StateSpec, depth: int) -> dict[str, Any]:
-    """What a probe's features are, as saved with it and compared on resuming; the TRL adapter saves the same keys."""
+def feature_identity(spec: StateSpec, depth: int, by_length: bool | None = None) -> dict[str, Any]:
+    """What a probe's features are, as saved with it and compared on resuming; the TRL adapter saves the same keys.
+
+    Args:
+        spec: which states are read, layers resolved.
+        depth: blocks of the model.
+        by_length: whether the weights that the probe is fitted with are divided by the length; None if it has none.
+    """
     return {
         "prompt_layer": spec.prompt_layer,
         "reasoning_layer": spec.reasoning_layer,
@@ -92,6 +98,7 @@ def feature_identity(spec: StateSpec, depth: int) -> dict[str, Any]:
         "window": spec.window,
         "end_of_reasoning": list(spec.end_of_reasoning),
         "features": ["prompt", "reasoning", "entropy"],
+        **({} if by_length is None else {"weights_by_length": by_length}),
     }
 
 

@@ -79,7 +79,9 @@ class PoiseTrainer(PPOTrainerSync):
         super()._init_tokenizer()
         depth = _depth_of(self.config.actor_rollout_ref.model)
         self.spec = self.settings.states(self.tokenizer, depth)
-        self.estimator = ValueEstimator(self.settings.estimator, feature_identity(self.spec, depth))
+        is_weighted = self.settings.needs_scores and self.settings.estimator.probe.weights == "score"
+        identity = feature_identity(self.spec, depth, self._by_length if is_weighted else None)
+        self.estimator = ValueEstimator(self.settings.estimator, identity)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -142,8 +144,12 @@ class PoiseTrainer(PPOTrainerSync):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         log_probs_BT, mask_BT = (data[name].to_padded_tensor(0) for name in names)
         scores_B = squared_score(log_probs_BT, mask_BT)
-        by_length = self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
-        return scores_B, score_weight(scores_B, mask_BT, by_length)
+        return scores_B, score_weight(scores_B, mask_BT, self._by_length)
+
+    @property
+    def _by_length(self) -> bool:
+        """Whether the loss divides each rollout's term by its length."""
+        return self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
 
     def _drop(self, batch: KVBatchMeta, dropped: list[int]) -> None:
         """Take rows out of the update as verl takes its padding rows out: no token of theirs counts in any loss."""
@@ -202,7 +208,8 @@ class PoiseTrainer(PPOTrainerSync):
         folder.mkdir(parents=True, exist_ok=True)
         save_state(folder / _STATE, self.estimator.state_dict())
         super()._save_checkpoint()
-        _prune(folder.parent)
+        if (folder / "actor").is_dir():  # else the workers' disks are not this one, and it tells nothing of theirs
+            _prune(folder.parent)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
