@@ -112,8 +112,9 @@ def test_a_step_with_everything_that_happens(queue: None) -> None:
     assert advantages["a_0_0"] == [1.0, 1.0]
     assert advantages["a_1_0"] == [-1.0] * 3
     assert advantages["b_0_0"] == [0.0] * 3
-    assert advantages["b_1_0"] == pytest.approx([1 - 2 / 5] * 3), "the other prompts' mean: a 1 0, c 1, d 0 0"
-    assert advantages["c_0_0"] == pytest.approx([1 - 2 / 5] * 3), "1 0 of a, 1 of b, 0 0 of d"
+    # The other prompts' mean, weighted with squared scores, here one for each token: a_0 has two, others three.
+    assert advantages["b_1_0"] == pytest.approx([1 - 5 / 14] * 3), "a 1 0, c 1, d 0 0"
+    assert advantages["c_0_0"] == pytest.approx([1 - 5 / 14] * 3), "a 1 0, b 1, d 0 0"
     assert advantages["pad_0_0"] == [0.0]
     assert stored(batch, "loss_mask") == {key: [int(key != "b_0_0")] * len(advantages[key]) for key in rows}
     assert stored(batch, "response_mask")["b_0_0"] == [0, 0, 0]
