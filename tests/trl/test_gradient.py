@@ -57,7 +57,7 @@ class Watch(TrainerCallback):
 
         def spy(inputs: Any) -> Any:
             probe = trainer.estimator.probes.get(0)  # the one that will credit this batch
-            past = list(trainer.estimator.mixture.past.values())
+            past = list(trainer.estimator.mixture.past.values()) if trainer.args.chosen_baseline == "auto" else []
             output = generate(inputs)
             batch = {name: value.clone() for name, value in output.items() if isinstance(value, Tensor)}
             rewards_B = trainer._rewards_B.clone()
