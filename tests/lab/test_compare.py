@@ -75,6 +75,24 @@ def test_a_curve_is_what_its_folder_says(tmp_path: Path) -> None:
     assert table([curve])["accuracy"] == [0.2, 0.4, 0.6]
 
 
+def test_accuracy_beyond_the_budget_counts_for_no_one(tmp_path: Path) -> None:
+    """Evaluated at 100 and 200 rollouts of a budget of 150: what it would have had there is half way between."""
+    curve = plant(tmp_path, "dapo", 0, [0.2, 0.4, 0.8])
+    optimisation = replace(curve.run.settings.optimisation, rollout_budget=150)
+    run = replace(curve.run, settings=replace(curve.run.settings, optimisation=optimisation))
+    over = replace(curve, run=run)
+    assert (curve.overshoot, over.overshoot) == (0, 50)
+    assert over.final(1) == pytest.approx(0.6)
+    assert over.final(2) == pytest.approx(0.5)
+    race = [over, replace(curve, run=replace(run, method=METHODS["poise"]), accuracy=np.array([0.2, 0.7, 0.5]))]
+    dapo, poise = standings(race, "dapo", final=1, resamples=10)
+    assert dapo.final.mean == pytest.approx(0.6)
+    assert poise.rollouts.mean == pytest.approx(80.0, abs=1.0)  # not 100 and more, where .8 would never be reached
+    settings = CompareSettings(learning_rates=(1e-3,), rollouts=512, resamples=10)
+    said = " ".join(page({"tuning": [], "race": race[:1], "matched": []}, METHODS, settings, norm=0.0).sentences)
+    assert "Sampled beyond the budget, since a step cannot be halved: DAPO by 50 rollouts a run, at most 50." in said
+
+
 def test_standings_pair_the_seeds(tmp_path: Path) -> None:
     """POISE is ahead of DAPO by 0.1 on every seed, though seeds differ by far more: the paired gap has no spread."""
     curves = []

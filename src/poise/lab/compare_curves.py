@@ -51,9 +51,14 @@ class Curve:
         """Mean accuracy over the budget: the area under accuracy against rollouts, divided by the budget."""
         return area(self.costs["rollouts"], self.accuracy, self.run.budget)
 
+    @property
+    def overshoot(self) -> float:
+        """Rollouts sampled beyond the budget: a method that drops prompts samples until it has a whole step."""
+        return max(0.0, float(self.costs["rollouts"][-1]) - self.run.budget)
+
     def final(self, count: int) -> float:
-        """Mean of the last `count` evaluations, the one before the first step never among them."""
-        return float(self.accuracy[1:][-count:].mean())
+        """Mean of the last `count` evaluations within the budget, the one before the first step never among them."""
+        return float(cut(self.costs["rollouts"], self.accuracy, self.run.budget)[1:][-count:].mean())
 
     def move(self, name: str) -> float:
         """Mean of a move over the steps; NaN if it was never logged."""
@@ -101,6 +106,17 @@ def area(x: np.ndarray, y: np.ndarray, end: float) -> float:
     """
     places = np.union1d(x[x <= end], [0.0, end])
     return float(np.trapezoid(np.interp(places, x, y), places) / end)
+
+
+def cut(x: np.ndarray, y: np.ndarray, end: float) -> np.ndarray:
+    """The curve's values up to `end`; of a curve that goes on beyond it, the last is the interpolated one there.
+
+    >>> cut(np.array([0.0, 2.0, 6.0]), np.array([0.0, 1.0, 3.0]), 4.0).tolist()
+    [0.0, 1.0, 2.0]
+    >>> cut(np.array([0.0, 2.0, 3.0]), np.array([0.0, 1.0, 3.0]), 4.0).tolist()
+    [0.0, 1.0, 3.0]
+    """
+    return y if x[-1] <= end else np.append(y[x < end], np.interp(end, x, y))
 
 
 def crossing(x: np.ndarray, y: np.ndarray, target: float) -> float:

@@ -170,6 +170,7 @@ def reading(
         f"run, of {settings.rollouts_per_step} trained on per step; accuracy on {settings.held_out} held-out prompts. "
         + _tuning(curves["tuning"], titles, settings)
     ]
+    said += _overshoot([*curves[RACE], *curves[MATCHED]], titles)
     if seeds < _ENOUGH_SEEDS:
         said.append("So few seeds are a first look: no order here is settled.")
     said.append(_rule(seeds))
@@ -203,6 +204,22 @@ def _tuning(tuning: Sequence[Curve], titles: Mapping[str, str], settings: Compar
         f"Each method's learning rate is the best of {', '.join(map(_g, grid))} on {settings.tuning_seeds} other seeds "
         f"and other prompts.{note}"
     )
+
+
+def _overshoot(curves: Sequence[Curve], titles: Mapping[str, str]) -> list[str]:
+    """Which methods sampled beyond the budget, and how far."""
+    beyond = {name: [run.overshoot for run in runs] for name, runs in grouped(curves).items()}
+    listed = [
+        f"{titles[name]} by {np.mean(found):,.0f} rollouts a run, at most {max(found):,.0f}"
+        for name, found in beyond.items()
+        if max(found) > 0
+    ]
+    if not listed:
+        return []
+    return [
+        f"Sampled beyond the budget, since a step cannot be halved: {'; '.join(listed)}. Curves are cut at the budget, "
+        "with the accuracy interpolated there, so that what came of the rest counts for no one."
+    ]
 
 
 def _stretched(race: Sequence[Curve], titles: Mapping[str, str], settings: CompareSettings, norm: float) -> str:
