@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from minute_study import MINUTE
 from poise.cli import main
-from poise.lab.settings import QUICK_VALUE, QUICK_VARIANCE
+from poise.lab.policy import Prompts
+from poise.lab.settings import QUICK_VALUE, QUICK_VARIANCE, ValueSettings, described
 from poise.lab.study import number
 from poise.report.studies import read_study
+from poise.rewards import Verdict
 
 VALUE = ["lab", "value", "--quick", *MINUTE, "--held-out-prompts", "10", "--k", "12", "--row-counts", "16"]
 VALUE += ["--windows", "10", "--alphas", "100", "--component-counts", "8"]
@@ -110,7 +113,28 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: p
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / "settings.json").write_text('{"k": 3}')
     assert main([*VALUE, "--out", str(tmp_path)]) == 1
-    assert "k was 3 and is 12" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "k was 3 and is 12" in said
+    assert "prompts_hash was None and is '" in said  # a folder made before prompts were looked at
+
+
+def test_cached_parts_depend_on_what_was_judged_and_how(tmp_path: Path) -> None:
+    judge, row = tmp_path / "judge.py", {"prompt": "1+1=", "answer": "2", "info": {"level": 1}}
+    judge.write_text("def judge(text, row): return 1.0")
+    settings = ValueSettings(task="mine.jsonl", reward=(f"{judge}:judge", "exact"), reward_weights=(1.0, 0.1))
+    other = {**row, "answer": "3"}
+
+    def of(train: list, held_out: list, weight: float = 0.1) -> dict:
+        chosen = replace(settings, reward_weights=(1.0, weight))
+        return described(chosen, Prompts(train, held_out, lambda *_: Verdict(1.0)).fingerprint, ())
+
+    known = of([row], [other])
+    assert of([dict(reversed(row.items()))], [other]) == known
+    assert of([row], [other], 5.0) != known
+    assert all(of([row | change], [other]) != known for change in ({"prompt": "2"}, {"answer": "3"}, {"info": {}}))
+    assert of([other], [row]) != known
+    judge.write_text("def judge(text, row): return 0.0")
+    assert of([row], [other]) != known
 
 
 @pytest.mark.parametrize("study", ["value", "variance", "compare"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +39,13 @@ class Prompts:
     def domains(self) -> list[str]:
         """Domain of each held-out prompt."""
         return [domain_of(row) for row in self.held_out]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of both splits in their order, with everything that a reward may read off a row."""
+        splits = [[dict(row) for row in split] for split in (self.train, self.held_out)]
+        text = json.dumps(splits, sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def domain_of(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -150,13 +151,21 @@ def folder_of(settings: PolicySettings, kind: str) -> Path:
     return Path(settings.out or Path("runs", "lab", f"{kind}-{slug(settings.model)}-{slug(settings.task)}"))
 
 
-def described(settings: PolicySettings, names: tuple[str, ...]) -> dict[str, Any]:
-    """The settings that a cached part depends on, as JSON values; a local model's weights are told by size and time."""
+def described(settings: PolicySettings, prompts_hash: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """What a cached part depends on, as JSON values; a local model's weights are told by size and time.
+
+    Args:
+        prompts_hash: of the prompts that the task's name stands for.
+        names: settings that only this part depends on.
+    """
     from poise.eval.command import weights_of
 
-    whom = ("model", "revision", "task", "task_options", "reward", "temperature", "max_new_tokens", "template_options")
-    chosen = {name: getattr(settings, name) for name in (*whom, "dtype", "seed", *names)}
-    return {**chosen, "weights": weights_of(settings.model)}
+    whom = ("model", "revision", "task", "task_options", "reward", "reward_weights", "temperature", "max_new_tokens")
+    chosen = {name: getattr(settings, name) for name in (*whom, "template_options", "dtype", "seed", *names)}
+    # Of a reward in a file, file.py:function, what it says counts and not its name.
+    files = [path for spec in settings.reward if (path := Path(spec.rpartition(":")[0])).is_file()]
+    read = {"reward_files": [hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() for path in files]}
+    return {**chosen, **read, "prompts_hash": prompts_hash, "weights": weights_of(settings.model)}
 
 
 QUICK_VALUE = ValueSettings(

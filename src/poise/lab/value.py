@@ -60,7 +60,7 @@ def run(settings: ValueSettings) -> int:
     folder, steps = folder_of(settings, "value"), Steps(console)
     with steps.progress:
         training, held_out, prompts = gather(settings, prompts, policy, folder, steps)
-        critics = Cache(folder / "critics", _key(settings, *CRITIC_SETTINGS))
+        critics = Cache(folder / "critics", _key(settings, prompts, *CRITIC_SETTINGS))
         measured = _rivals(settings, prompts, policy, training, held_out, critics, steps)
         domains = prompts.domains
         number_of = numbered(prompts)
@@ -82,7 +82,7 @@ def gather(
     settings: ValueSettings, prompts: Prompts, policy: FrozenPolicy, folder, steps: Steps
 ) -> tuple[Training, Rollouts, Prompts]:
     """Rollouts of both splits; held-out prompts with a failed verification are left out."""
-    cache, views = Cache(folder / "rollouts", _key(settings)), _views(settings, policy)
+    cache, views = Cache(folder / "rollouts", _key(settings, prompts)), _views(settings, policy)
     with steps.step("training rollouts", len(prompts.train)) as done:
         train = collect(policy.drawing(settings, 2, 2, views), prompts.train, prompts.verify, cache, "train", done)
     with steps.step("held-out rollouts", len(prompts.held_out)) as done:
@@ -264,7 +264,7 @@ def _layers(settings: ValueSettings, policy: FrozenPolicy) -> list[int]:
     )
 
 
-def _key(settings: ValueSettings, *more: str) -> dict:
+def _key(settings: ValueSettings, prompts: Prompts, *more: str) -> dict:
     names = ("batch_size", "train_prompts", "held_out_prompts", "k", "end_of_reasoning", "prompt_layer")
     names += ("reasoning_layer", "state_window", "sweep_layers", "windows")
-    return described(settings, (*names, *more))
+    return described(settings, prompts.fingerprint, (*names, *more))

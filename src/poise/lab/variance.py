@@ -80,7 +80,7 @@ def gather(
     settings: VarianceSettings, prompts: Prompts, policy: FrozenPolicy, folder: Path, steps: Steps
 ) -> tuple[Training, Rollouts, Prompts]:
     """Rollouts of both splits; held-out prompts with a failed verification are left out."""
-    cache, views = Cache(folder / "rollouts", _key(settings)), tuple(sorted({policy.prompt, policy.reasoning}))
+    cache, views = Cache(folder / "rollouts", _key(settings, prompts)), tuple(sorted({policy.prompt, policy.reasoning}))
     with steps.step("training rollouts", len(prompts.train)) as done:
         train = collect(policy.drawing(settings, 2, 2, views), prompts.train, prompts.verify, cache, "train", done)
     k = settings.rollouts + settings.oracle_rollouts
@@ -120,7 +120,7 @@ def predict(
         return {"predictions": fit.predict([policy.encode(row) for row in prompts.held_out]).detach()}, {}
 
     with steps.step("critic", settings.critic_epochs * len(settings.critic_rates)) as done:
-        cache = Cache(folder / "critics", _key(settings, *CRITIC_SETTINGS))
+        cache = Cache(folder / "critics", _key(settings, prompts, *CRITIC_SETTINGS))
         found["critic"] = cache.once("prompt", lambda: make(done))[0]["predictions"]
     found["constant"] = torch.full_like(found["critic"], training.mean)
     return found
@@ -181,7 +181,7 @@ def take(
     count = sum(parameter.numel() for parameter in policy.model.parameters())
     projection = Projection(count, settings.project, settings.seed, policy.model.device)
     measuring = Measuring(policy.model, settings.temperature, settings.gradient_batch, projection)
-    cache = Cache(folder / "gradients", _key(settings, "pilot_prompts", "project", "gradient_batch"))
+    cache = Cache(folder / "gradients", _key(settings, prompts, "pilot_prompts", "project", "gradient_batch"))
     pilot = range(min(settings.pilot_prompts, len(prompts.train)))
     pairs = [(policy.encode(prompts.train[p]), each) for p in pilot for each in training.rollouts.responses(p)]
     advantages_B = (training.rollouts.rewards_PK[: len(pilot)] - training.mean).nan_to_num(0.0).flatten()
@@ -369,7 +369,7 @@ def _correlation(first: Tensor, second: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
 
 
-def _key(settings: VarianceSettings, *more: str) -> dict[str, Any]:
+def _key(settings: VarianceSettings, prompts: Prompts, *more: str) -> dict[str, Any]:
     names = ("batch_size", "train_prompts", "prompts", "rollouts", "oracle_rollouts", "end_of_reasoning")
     names += ("prompt_layer", "reasoning_layer", "state_window")
-    return described(settings, (*names, *more))
+    return described(settings, prompts.fingerprint, (*names, *more))
