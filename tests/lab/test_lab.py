@@ -94,6 +94,7 @@ def test_variance_study_end_to_end_and_resumed(tmp_path: Path) -> None:
         (["lab", "value", "--rows", "8"], "unknown flag --rows"),
         (["lab", "value", "--prompt-layer", "9"], "layer 9.0 names no block"),
         (["lab", "variance", "--rollouts", "1"], "--rollouts must be at least 2"),
+        (["lab", "variance", "--oracle-rollouts", "1"], "--oracle-rollouts must be at least 2"),
         (["lab", "variance", "--model", "/no/such"], "no model '/no/such': there is no such folder"),
         (["lab", "variance", "--critic-rates"], "--critic-rates needs at least one"),
     ],

@@ -9,10 +9,14 @@ import torch
 
 from planted_rollouts import planted
 from poise.core import Features, ProbeConfig, fit_probe
+from poise.errors import ConfigError
 from poise.eval.sampling import HFSampler
 from poise.lab.critic import fit_critic, validates
 from poise.lab.mlp import fit_mlp
-from poise.lab.probes import Training, Variant, features_of, fit_and_predict
+from poise.lab.policy import Prompts
+from poise.lab.probes import Training, Variant, features_of, fit_and_predict, verified
+from poise.lab.study import left_out
+from poise.rewards import Verdict
 
 CONFIG = ProbeConfig(prompt_components=None, reasoning_components=None, alpha=1.0)
 BASE = Variant((1, 1), (1, 1), CONFIG)
@@ -32,8 +36,8 @@ def test_variant_is_the_products_probe_on_crossed_pairs() -> None:
 
 
 def test_parts_rows_weights_and_domains_change_the_fit() -> None:
-    train, test = planted(60, 2, 0), planted(20, 3, 1)
-    domains = torch.arange(60) % 2
+    train, test = planted(300, 2, 0), planted(20, 3, 1)
+    domains = torch.arange(300) % 2
     asked = torch.arange(20) % 2
 
     def fitted(variant: Variant) -> torch.Tensor:
@@ -48,12 +52,42 @@ def test_parts_rows_weights_and_domains_change_the_fit() -> None:
         assert not torch.allclose(other, whole)
 
 
+def test_a_domain_of_few_rows_is_served_by_the_probe_of_all() -> None:
+    """Of 310 training prompts ten are of domain 1, and none of domain 2, which is asked about as well."""
+    train, test = planted(310, 2, 0), planted(30, 3, 1)
+    domains, asked = (torch.arange(310) >= 300).long(), torch.arange(30) % 3
+    shared, own = (
+        fit_and_predict(replace(BASE, per_domain=per_domain), Training(train, domains), test, asked, 0)[0]
+        for per_domain in (False, True)
+    )
+    torch.testing.assert_close(own[asked > 0], shared[asked > 0])
+    assert not torch.allclose(own[asked == 0], shared[asked == 0])
+
+
 def test_failed_rewards_are_not_learnt_from() -> None:
     train = planted(60, 2, 0)
     train.rewards_PK[3, 1] = torch.nan
     training = Training(train, torch.zeros(60, dtype=torch.long))
     assert training.usable_B.sum() == 118
     assert fit_and_predict(BASE, training, planted(9, 2, 1), torch.zeros(9, dtype=torch.long), 0)[0].isfinite().all()
+
+
+def test_prompts_that_the_reward_failed_on_are_left_out() -> None:
+    """The domains are numbered by those that are left: "a" is lost with its only prompt."""
+    rows = [{"prompt": str(place), "domain": "b"} for place in range(6)]
+    prompts = Prompts(rows, [{"prompt": "x", "domain": "a"}, *rows[:3]], lambda *_: Verdict(1.0))
+    train, test = planted(6, 2, 0), planted(4, 3, 1)
+    test.rewards_PK[0, 2] = torch.nan
+    training, kept, named = verified(prompts, train, test, 3)
+    torch.testing.assert_close(kept.rewards_PK, test.rewards_PK[1:])
+    assert (named.domains, training.domains_P.tolist()) == (["b"] * 3, [0] * 6)
+    assert left_out(4, 3) == ["1 of 4 held-out prompts were left out: the reward failed on a rollout of theirs."]
+    assert left_out(4, 4) == []
+    with pytest.raises(ConfigError, match="of only 3 of 4 held-out prompts, and a study needs 4"):
+        verified(prompts, train, test, 4)
+    train.rewards_PK[:, 0] = torch.nan
+    with pytest.raises(ConfigError, match="of only 0 of 6 training prompts"):
+        verified(prompts, train, test, 3)
 
 
 def test_perceptron_learns_what_no_line_can() -> None:

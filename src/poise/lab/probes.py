@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from poise.core import Features, ProbeConfig, fit_probe
+from poise.core import EstimatorConfig, Features, ProbeConfig, fit_probe
 from poise.core.scores import known_weights
 from poise.core.trees import map_tensors
+from poise.errors import ConfigError
 from poise.lab.critic import validates
 from poise.lab.mlp import fit_mlp
+from poise.lab.policy import Prompts, domain_of, keep, numbered
 from poise.lab.rollouts import PROXIES, Rollouts, View
 from poise.lab.settings import PolicySettings
 
@@ -35,7 +37,7 @@ class Variant:
         rows: training rows, the first ones; all if None.
         weights: which of `PROXIES` of the sibling's squared gradient norm its row is weighted with; all alike if None.
         mlp: a perceptron on the probe's regressors instead of its linear head.
-        per_domain: one probe for each domain, as in training.
+        per_domain: one probe for each domain, as in training: where it has few rows, the one of all domains together.
     """
 
     prompt: View
@@ -77,6 +79,31 @@ class Training:
     @property
     def mean(self) -> float:
         return float(self.rollouts.rewards_PK.nanmean())
+
+
+def verified(prompts: Prompts, train: Rollouts, test: Rollouts, least: int) -> tuple[Training, Rollouts, Prompts]:
+    """What a study can use of both splits: held-out prompts with a failed verification are left out.
+
+    Args:
+        least: held-out prompts that it needs.
+
+    Raises:
+        ConfigError: so many are not left, or no training prompt is.
+    """
+    known_P = test.rewards_PK.isfinite().all(1)
+    kept = keep(prompts, known_P)
+    number_of = numbered(kept)
+    training = Training(train, torch.tensor([number_of[domain_of(row)] for row in kept.train]))
+    for split, left, asked, needed in (
+        ("held-out", len(kept.held_out), len(known_P), least),
+        ("training", int(training.usable_B.sum()) // 2, len(kept.train), 1),
+    ):
+        if left < needed:
+            raise ConfigError(
+                f"the reward judged all rollouts of only {left} of {asked} {split} prompts, and a study needs "
+                f"{needed}; mend the reward and give another --out"
+            )
+    return training, map_tensors(test, lambda tensor: tensor[known_P]), kept
 
 
 def reference(settings: PolicySettings, prompt: View, reasoning: View) -> Variant:
@@ -134,6 +161,8 @@ def fit_and_predict(
     of_row_B, of_wanted_B = training.domains_P[rows_B // 2], domains_P.repeat_interleave(captured)
     for domain in of_wanted_B.unique().tolist():
         chosen_B, asked_B = of_row_B == domain, of_wanted_B == domain
+        if int(chosen_B.sum()) < EstimatorConfig.cold_start_rows:
+            chosen_B = torch.ones_like(chosen_B)
         part = _fit(variant, map_tensors(pairs, lambda rows, c=chosen_B: rows[c]), wanted.select(asked_B), seed)
         predictions_B[asked_B], total = part[0], total + part[1]
     return predictions_B.view(-1, captured), total

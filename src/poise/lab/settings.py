@@ -105,7 +105,7 @@ class VarianceSettings(PolicySettings):
     prompts: int = 256
     """Held-out prompts whose gradients are measured."""
     rollouts: int = 8
-    """Rollouts per prompt whose gradients' inner products are kept: the largest allocation m."""
+    """Rollouts per prompt whose gradients' inner products are kept; allocations m go up to 8 of them."""
     oracle_rollouts: int = 32
     """Further rollouts per prompt: they give the pass rate and the squared gradient norms of the oracles."""
     pilot_prompts: int = 16
@@ -118,10 +118,14 @@ class VarianceSettings(PolicySettings):
     """Dimensions of a random projection of the gradients, unbiased for inner products; 0 keeps every parameter."""
 
     def __post_init__(self) -> None:
-        names = ("train_prompts", "prompts", "oracle_rollouts", "pilot_prompts", "budget", "gradient_batch")
+        names = ("train_prompts", "prompts", "pilot_prompts", "budget", "gradient_batch")
         check_positive(self, *names, "critic_epochs", "resamples")
         if self.rollouts < 2:
             raise ConfigError(f"--rollouts must be at least 2, got {self.rollouts}: a sibling is needed")
+        if self.oracle_rollouts < 2:
+            raise ConfigError(
+                f"--oracle-rollouts must be at least 2, got {self.oracle_rollouts}: their noise is taken out"
+            )
         if self.prompts < 4:
             raise ConfigError(f"--prompts must be at least 4, got {self.prompts}: variance is between prompts")
         if self.project < 0:

@@ -115,6 +115,13 @@ class Steps:
             self.console.print(f"{name}: {total}, {time.perf_counter() - began:.1f} s", highlight=False)
 
 
+def left_out(asked: int, known: int) -> list[str]:
+    """Says how many held-out prompts a study lost to its reward, if any."""
+    if known == asked:
+        return []
+    return [f"{asked - known} of {asked} held-out prompts were left out: the reward failed on a rollout of theirs."]
+
+
 def number(estimate: Mapping[str, float], digits: int = 3) -> str:
     """A value with its interval."""
     kind = f"z.{digits}f"  # z: no "-0.000"

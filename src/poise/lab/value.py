@@ -16,12 +16,20 @@ from rich.console import Console
 from torch import Tensor
 
 from poise.core.baselines import mean_of_others
-from poise.core.trees import map_tensors
 from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
 from poise.lab.metrics import Targets, interval, resample_weights, value_metrics
-from poise.lab.policy import FrozenPolicy, Prompts, domain_of, keep, load_policy, load_prompts, numbered
-from poise.lab.probes import ALL, WITHOUT_SURPRISE, Training, Variant, fit_and_predict, reference, with_config
+from poise.lab.policy import FrozenPolicy, Prompts, load_policy, load_prompts, numbered
+from poise.lab.probes import (
+    ALL,
+    WITHOUT_SURPRISE,
+    Training,
+    Variant,
+    fit_and_predict,
+    reference,
+    verified,
+    with_config,
+)
 from poise.lab.rollouts import PROXIES, Rollouts, View, collect
 from poise.lab.settings import CRITIC_SETTINGS, SIBLINGS, ValueSettings, described, folder_of
 from poise.lab.study import Steps, show, write_study
@@ -81,17 +89,14 @@ def run(settings: ValueSettings) -> int:
 def gather(
     settings: ValueSettings, prompts: Prompts, policy: FrozenPolicy, folder, steps: Steps
 ) -> tuple[Training, Rollouts, Prompts]:
-    """Rollouts of both splits; held-out prompts with a failed verification are left out."""
+    """Rollouts of both splits, as far as they were verified."""
     cache, views = Cache(folder / "rollouts", _key(settings, prompts)), _views(settings, policy)
     with steps.step("training rollouts", len(prompts.train)) as done:
         train = collect(policy.drawing(settings, 2, 2, views), prompts.train, prompts.verify, cache, "train", done)
     with steps.step("held-out rollouts", len(prompts.held_out)) as done:
         drawing = policy.drawing(settings, settings.k, SIBLINGS, views)
         test = collect(drawing, prompts.held_out, prompts.verify, cache, "test", done)
-    known_P = test.rewards_PK.isfinite().all(1)
-    number_of = numbered(prompts)
-    train_P = torch.tensor([number_of[domain_of(row)] for row in prompts.train])
-    return Training(train, train_P), map_tensors(test, lambda tensor: tensor[known_P]), keep(prompts, known_P)
+    return verified(prompts, train, test, least=2)
 
 
 def variants(settings: ValueSettings, policy: FrozenPolicy, domains: int) -> list[Entry]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from poise.core import calibration
 from poise.lab.metrics import Targets
 from poise.lab.settings import ValueSettings
-from poise.lab.study import Shown, Study, number, rows_where
+from poise.lab.study import Shown, Study, left_out, number, rows_where
 from poise.report.style import COLOURS, SIZE, STYLE
 
 PROBE, CRITIC = "probe", "critic (prompt)"
@@ -46,7 +46,8 @@ def page(rows: list[dict[str, Any]], measured: Sequence[Any], targets: Targets, 
         "mean_pass_rate": float(targets.rate_P.mean()),
         "held_out_prompts": len(targets.rate_P),
     }
-    return Study("value", title, reading(rows, targets), shown, figures, rows, facts)
+    said = [*reading(rows, targets), *left_out(settings.held_out_prompts, len(targets.rate_P))]
+    return Study("value", title, said, shown, figures, rows, facts)
 
 
 def reliability(targets: Targets) -> float:

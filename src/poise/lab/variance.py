@@ -18,7 +18,6 @@ from rich.console import Console
 from torch import Tensor
 
 from poise.core.baselines import BASELINES
-from poise.core.trees import map_tensors
 from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
 from poise.lab.gradients import METRICS, Gradients, Measuring, measure, preconditioner, second_moment
@@ -34,8 +33,17 @@ from poise.lab.moments import (
     total_variance_R,
     within_and_mean_M,
 )
-from poise.lab.policy import FrozenPolicy, Prompts, domain_of, keep, load_policy, load_prompts, numbered
-from poise.lab.probes import ALL, WITHOUT_SURPRISE, Training, Variant, fit_and_predict, reference, with_config
+from poise.lab.policy import FrozenPolicy, Prompts, load_policy, load_prompts, numbered
+from poise.lab.probes import (
+    ALL,
+    WITHOUT_SURPRISE,
+    Training,
+    Variant,
+    fit_and_predict,
+    reference,
+    verified,
+    with_config,
+)
 from poise.lab.rollouts import PROXIES, Rollouts, collect
 from poise.lab.scores import Projection
 from poise.lab.settings import CRITIC_SETTINGS, VarianceSettings, described, folder_of
@@ -79,7 +87,7 @@ def run(settings: VarianceSettings) -> int:
 def gather(
     settings: VarianceSettings, prompts: Prompts, policy: FrozenPolicy, folder: Path, steps: Steps
 ) -> tuple[Training, Rollouts, Prompts]:
-    """Rollouts of both splits; held-out prompts with a failed verification are left out."""
+    """Rollouts of both splits, as far as they were verified."""
     cache, views = Cache(folder / "rollouts", _key(settings, prompts)), tuple(sorted({policy.prompt, policy.reasoning}))
     with steps.step("training rollouts", len(prompts.train)) as done:
         train = collect(policy.drawing(settings, 2, 2, views), prompts.train, prompts.verify, cache, "train", done)
@@ -87,10 +95,7 @@ def gather(
     with steps.step("held-out rollouts", len(prompts.held_out)) as done:
         drawing = policy.drawing(settings, k, k, views)
         test = collect(drawing, prompts.held_out, prompts.verify, cache, "test", done)
-    known_P = test.rewards_PK.isfinite().all(1)
-    number_of = numbered(prompts)
-    train_P = torch.tensor([number_of[domain_of(row)] for row in prompts.train])
-    return Training(train, train_P), map_tensors(test, lambda tensor: tensor[known_P]), keep(prompts, known_P)
+    return verified(prompts, train, test, least=4)
 
 
 def predict(

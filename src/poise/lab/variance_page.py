@@ -14,7 +14,7 @@ from poise.core.trees import save_state
 from poise.lab.gradients import METRICS, Gradients
 from poise.lab.rollouts import PROXIES, Rollouts
 from poise.lab.settings import VarianceSettings
-from poise.lab.study import Shown, Study, number, rows_where
+from poise.lab.study import Shown, Study, left_out, number, rows_where
 from poise.report.style import COLOURS, SIZE, STYLE
 
 _METRICS = {
@@ -41,7 +41,8 @@ def page(rows: list[dict[str, Any]], gradients: Gradients, rollouts: Rollouts, s
     shown += [decomposition_table(rows), proxies_table(rows)]
     title = f"Variance study: {settings.model} on {settings.task}"
     facts = facts_of(gradients)
-    return Study("variance", title, reading(rows, facts), shown, figures, rows, facts)
+    said = [*reading(rows, facts), *left_out(settings.prompts, facts["prompts"])]
+    return Study("variance", title, said, shown, figures, rows, facts)
 
 
 def facts_of(gradients: Gradients) -> dict[str, Any]:
