@@ -18,6 +18,7 @@ from poise.lab.moments import (
     optimal_baseline_M,
     second_moment_M,
     signal_R,
+    some_subsets,
     total_variance_R,
     within_and_mean_M,
 )
@@ -58,6 +59,19 @@ def test_second_moment_is_that_of_the_vectors(toy: tuple[Tensor, Tensor, Tensor]
                 total += (rewards_Mn[prompt, i] - baseline) * scores_MnD[prompt, i] / m
             squares.append(float(total @ total))
         assert float(found_M[prompt]) == pytest.approx(np.mean(squares), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 1), (8, 4), (9, 4), (16, 8), (20, 2), (2, 2)])
+def test_subsets_are_even_steps_through_all_of_them(n: int, m: int) -> None:
+    every = [list(subset) for subset in combinations(range(n), m)]
+    assert some_subsets(n, m) == every[:: -(-len(every) // 70)]
+
+
+def test_large_groups_have_as_few_subsets() -> None:
+    """377 million subsets of eight, which nobody lists."""
+    found = some_subsets(48, 8)
+    assert len({tuple(subset) for subset in found}) == len(found) == 70
+    assert all(sorted({*subset}) == subset and len(subset) == 8 for subset in found)
 
 
 def test_total_variance_is_the_brute_force_variance() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from math import comb
 
 import numpy as np
 import torch
@@ -69,10 +69,8 @@ def second_moment_M(
 ) -> Float[Tensor, " M"]:
     """‖G‖² of each prompt at m rollouts, the mean over subsets of its n: an unbiased estimate of E‖G‖² given x."""
     total_M = torch.zeros(len(gram_Mnn), dtype=torch.float64)
-    subsets = list(combinations(range(rewards_Mn.shape[1]), m))
-    subsets = subsets[:: -(-len(subsets) // _MAX_SUBSETS)]
-    for subset in subsets:
-        chosen = list(subset)
+    subsets = some_subsets(rewards_Mn.shape[1], m)
+    for chosen in subsets:
         rewards_Mm = rewards_Mn[:, chosen]
         advantages_Mm = (rewards_Mm - method.baselines(rewards_Mm, chosen)).double()
         total_M += torch.einsum("pi,pij,pj->p", advantages_Mm, gram_Mnn[:, chosen][:, :, chosen], advantages_Mm)
@@ -80,6 +78,28 @@ def second_moment_M(
     if method.noise_M is not None:
         found_M = found_M - method.noise_M.double() * gram_Mnn.diagonal(dim1=1, dim2=2).mean(1) / m
     return found_M
+
+
+def some_subsets(n: int, m: int) -> list[list[int]]:
+    """All subsets of m of n in the order of `itertools.combinations`, or at most `_MAX_SUBSETS` at even steps of it.
+
+    >>> some_subsets(3, 2)
+    [[0, 1], [0, 2], [1, 2]]
+    """
+    count = comb(n, m)
+    return [_subset(rank, n, m) for rank in range(0, count, -(-count // _MAX_SUBSETS))]
+
+
+def _subset(rank: int, n: int, m: int) -> list[int]:
+    """The subset at a place of that order, without those before it: there are millions from n = 32 on."""
+    chosen: list[int] = []
+    for item in range(n):
+        with_item = comb(n - item - 1, m - len(chosen) - 1) if len(chosen) < m else 0
+        if rank < with_item:
+            chosen.append(item)
+        else:
+            rank -= with_item
+    return chosen
 
 
 def within_and_mean_M(gram_Mnn: Tensor, rewards_Mn: Tensor, method: Method) -> tuple[Tensor, Tensor]:
