@@ -15,9 +15,10 @@ from poise.errors import ConfigError
 from poise.eval.metrics import sign_flip_p_value
 from poise.lab import compare
 from poise.lab.compare_curves import area, crossing, table
+from poise.lab.compare_figures import figures
 from poise.lab.compare_intervals import Bounds, t_quantile, tail_of
 from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, matched_methods, race_runs, tuning_runs
-from poise.lab.compare_page import page, rollouts_text
+from poise.lab.compare_page import page, rollouts_text, steps_table
 from poise.lab.compare_queue import finished_below, is_finished
 from poise.lab.compare_settings import QUICK, CompareSettings
 from poise.lab.compare_stats import (
@@ -70,7 +71,7 @@ def test_a_curve_is_what_its_folder_says(tmp_path: Path) -> None:
     assert curve.final(1) == 0.6
     assert curve.final(5) == pytest.approx(0.5)  # the evaluation before the first step is never among them
     assert curve.move("update_norm") == 0.5
-    assert curve.last_move("kl_start") == 0.02
+    assert curve.move_at("kl_start", -1) == 0.02
     assert math.isnan(curve.move("variance_ratio"))
     assert table([curve])["accuracy"] == [0.2, 0.4, 0.6]
 
@@ -183,6 +184,21 @@ def test_the_reading_says_where_poise_does_not_win(tmp_path: Path) -> None:
     assert set(study.figures) == {"accuracy", "costs", "areas", "steps", "accuracy_against_kl", "matched"}
     assert study.tables[2].title.startswith("Mean accuracy over the budget against POISE")
     assert study.tables[2].rows[0][::3] == ["DAPO", "ahead"]
+
+
+def test_titles_are_shown_as_they_are_written(tmp_path: Path) -> None:
+    titles = {"poise": "_mine", "dapo": "a $x^$", "rloo": "$1"}
+    race = [plant(tmp_path, name, 0, [0.2, 0.4, 0.5]) for name in titles]
+    found = figures(race, [], [], {"race": standings(race, "dapo", 1, 10)}, titles)
+    for name, figure in found.items():
+        figure.savefig(tmp_path / f"{name}.png", dpi=20)
+    assert [text.get_text() for text in found["accuracy"].legends[0].get_texts()] == [" _mine", r"a \$x^\$", r"\$1"]
+
+
+def test_a_move_that_was_never_logged_is_no_number(tmp_path: Path) -> None:
+    curve = plant(tmp_path, "poise", 0, [0.2, 0.4])
+    moves = curve.moves | {"entropy": (np.empty(0), np.empty(0))}
+    assert steps_table([replace(curve, moves=moves)], {"poise": "POISE"}).rows[0][4] == "–"
 
 
 @pytest.mark.parametrize("seeds", [2, 4])
@@ -325,6 +341,16 @@ def test_finished_runs_are_known_by_their_record_and_settings(tmp_path: Path) ->
         ConfigError, match="is finished with a budget of 100 rollouts, not 200: compare with that budget"
     ):
         is_finished(longer)
+
+
+def test_a_timed_start_reads_the_run_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the folder holds that of a start with other methods."""
+    settings = CompareSettings(learning_rates=(1e-3,), out=str(tmp_path))
+    methods = load_methods(settings)
+    for name in ("poise", "dapo"):
+        monkeypatch.setattr(compare, "run_all", lambda runs, jobs, done: [fill(run, [0.2, 0.4]) for run in runs])
+        like = make_run(settings, methods[name], "race", 1e-3, 0)
+        assert compare._timed(settings, like) == (2 * settings.rollouts_per_step, 10.0)
 
 
 def test_what_is_finished_can_be_compared_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from poise.cli import main
 from poise.lab.policy import Prompts
 from poise.lab.settings import QUICK_VALUE, QUICK_VARIANCE, ValueSettings, described
 from poise.lab.study import number
+from poise.lab.value_page import rivals_figure
 from poise.report.studies import read_study
 from poise.rewards import Verdict
 
@@ -146,6 +147,16 @@ def test_documented_flags_exist(study: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["lab", study, "--help"]) == 0
     helped = capsys.readouterr().out
     assert all(word in helped for line in commands for word in line.split() if word.startswith("--"))
+
+
+def test_any_number_of_domains_of_any_name_can_be_drawn(tmp_path: Path) -> None:
+    explained = {"explained": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+    domains = ["all", "_hidden", *(f"${number}^" for number in range(9))]
+    figure = rivals_figure(
+        [{"table": "rivals", "name": "probe", "domain": domain, "metrics": explained} for domain in domains]
+    )
+    figure.savefig(tmp_path / "rivals.png", dpi=20)
+    assert len(figure.axes[0].get_legend().get_texts()) == len(domains)
 
 
 def test_quick_settings_are_smaller() -> None:

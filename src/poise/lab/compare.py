@@ -31,7 +31,7 @@ from poise.lab.compare_methods import (
     tuning_runs,
 )
 from poise.lab.compare_page import page
-from poise.lab.compare_queue import finished_below, is_finished, run_all
+from poise.lab.compare_queue import finished_below, is_finished, run_all, seconds_of
 from poise.lab.compare_settings import CompareSettings
 from poise.lab.compare_stats import best_rates, common_update_norm, grouped, own_update_norms
 from poise.lab.study import Steps, show, write_study
@@ -105,9 +105,9 @@ def _announce(console: Console, settings: CompareSettings, planned: Sequence[Run
 def _timed(settings: CompareSettings, like: Run) -> tuple[int, float]:
     """Rollouts and seconds of a run of two steps, which say how long the others will take."""
     short = replace(settings, tuning_rollouts=_TIMED_STEPS * settings.rollouts_per_step, out=f"{settings.out}/timing")
-    run_all([make_run(short, like.method, TUNING, like.learning_rate, like.seed)], 1, lambda _: None)
-    [measured] = finished_below(short.folder)
-    return measured
+    run = make_run(short, like.method, TUNING, like.learning_rate, like.seed)
+    run_all([run], 1, lambda _: None)
+    return run.budget, seconds_of(run.folder)
 
 
 def _duration(seconds: float) -> str:

@@ -65,9 +65,10 @@ class Curve:
         values = self.moves[name][1]
         return float(values.mean()) if values.size else float("nan")
 
-    def last_move(self, name: str) -> float:
+    def move_at(self, name: str, place: int) -> float:
+        """A move at one step, counted from the first or from the last; NaN if it was never logged."""
         values = self.moves[name][1]
-        return float(values[-1]) if values.size else float("nan")
+        return float(values[place]) if values.size else float("nan")
 
 
 def read_curve(run: Run) -> Curve:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from poise.lab.compare_curves import Curve
 from poise.lab.compare_stats import Standing, areas_by_rate, grouped, mean_curve
+from poise.lab.study import plain
 from poise.report.draw import colour, curve, look
 from poise.report.style import SIZE, STYLE
 
@@ -37,6 +38,7 @@ def figures(
     titles: Mapping[str, str],
 ) -> dict[str, Figure]:
     """Every figure that there are runs for, by name."""
+    titles = {name: plain(title) for name, title in titles.items()}
     with mpl.rc_context(STYLE):
         drawn: dict[str, Figure] = {
             "accuracy": accuracy(race, titles, "Held-out accuracy, mean of the seeds"),

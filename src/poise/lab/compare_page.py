@@ -128,14 +128,15 @@ def steps_table(curves: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
     columns += ["Var(A)/Var(r)", "accuracy gained per 0.01 nats"]
     rows = []
     for name, runs in grouped(curves).items():
-        entropy = [float(np.mean([run.moves["entropy"][1][place] for run in runs])) for place in (0, -1)]
-        kl = float(np.mean([run.last_move("kl_start") for run in runs]))
+        entropy = [float(np.mean([run.move_at("entropy", place) for run in runs])) for place in (0, -1)]
+        kl = float(np.mean([run.move_at("kl_start", -1) for run in runs]))
         gained = float(np.mean([run.accuracy[-1] - run.accuracy[0] for run in runs]))
         moves = [float(np.mean([run.move(move) for run in runs])) for move in ("grad_norm", "update_norm")]
         ratio = float(np.mean([run.move("variance_ratio") for run in runs]))
         per_nat = f"{gained / kl * 0.01:+.4f}" if kl > 0 else "–"
         texts = [f"{moves[0]:.4f}", f"{moves[1]:.4f}", f"{kl:.4f}", f"{entropy[0]:.3f} → {entropy[1]:.3f}"]
-        rows.append([titles[name], *texts, f"{ratio:.2f}" if math.isfinite(ratio) else "–", per_nat])
+        cells = ["–" if "nan" in text else text for text in (*texts, f"{ratio:.2f}")]
+        rows.append([titles[name], *cells, per_nat])
     return Shown("How far the policy moved, mean over steps and seeds", columns, rows)
 
 
@@ -262,7 +263,7 @@ def _about_steps(curves: Sequence[Curve], race: Sequence[Standing]) -> list[str]
     said = []
     for move, name in (("update_norm", "mean update norm"), ("kl_start", "KL from the start")):
         value = {
-            method: float(np.mean([run.move(move) if move == "update_norm" else run.last_move(move) for run in runs]))
+            method: float(np.mean([run.move(move) if move == "update_norm" else run.move_at(move, -1) for run in runs]))
             for method, runs in grouped(curves).items()
         }
         rho = rank_correlation(areas, value)

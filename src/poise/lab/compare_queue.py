@@ -118,7 +118,12 @@ def finished_below(folder: Path) -> list[tuple[int, float]]:
         run = RunFolder(config.parent)
         sessions = run.read_record()["sessions"]
         if sessions and sessions[-1]["how"] == "finished":
-            ends = [(session["began"], session["ended"]) for session in sessions if session["ended"]]
-            seconds = sum((datetime.fromisoformat(b) - datetime.fromisoformat(a)).total_seconds() for a, b in ends)
-            found.append((run.saved_settings().optimisation.rollout_budget, seconds))
+            found.append((run.saved_settings().optimisation.rollout_budget, seconds_of(run.path)))
     return found
+
+
+def seconds_of(folder: Path) -> float:
+    """Wall seconds of a run's sessions."""
+    sessions = RunFolder(folder).read_record()["sessions"]
+    ends = [(session["began"], session["ended"]) for session in sessions if session["ended"]]
+    return sum((datetime.fromisoformat(b) - datetime.fromisoformat(a)).total_seconds() for a, b in ends)

@@ -128,6 +128,11 @@ def number(estimate: Mapping[str, float], digits: int = 3) -> str:
     return f"{estimate['mean']:{kind}} [{estimate['low']:{kind}}, {estimate['high']:{kind}}]"
 
 
+def plain(text: str) -> str:
+    """A user's text as matplotlib shows it unchanged: dollars are no mathematics, and legends skip no underscore."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def rows_where(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[Mapping[str, Any]]:
     """The rows whose fields have these values."""
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]

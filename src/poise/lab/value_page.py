@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from poise.core import calibration
 from poise.lab.metrics import Targets
 from poise.lab.settings import ValueSettings
-from poise.lab.study import Shown, Study, left_out, number, rows_where
+from poise.lab.study import Shown, Study, left_out, number, plain, rows_where
+from poise.report.draw import colour
 from poise.report.style import COLOURS, SIZE, STYLE
 
 PROBE, CRITIC = "probe", "critic (prompt)"
@@ -186,7 +187,13 @@ def rivals_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         y = np.arange(len(names)) + (place - (len(domains) - 1) / 2) * height
         spread = np.maximum(0, [mean - low, high - mean])
         axes.barh(
-            y, mean, height * 0.9, color=COLOURS[place], xerr=spread, label=domain, error_kw={"lw": 1, "capsize": 2}
+            y,
+            mean,
+            height * 0.9,
+            color=colour(place),
+            xerr=spread,
+            label=plain(domain),
+            error_kw={"lw": 1, "capsize": 2},
         )
         for here, value, end in zip(y, mean, high, strict=True):
             axes.annotate(
@@ -254,12 +261,12 @@ def calibration_figure(measured: Sequence[Any], targets: Targets) -> Figure:
         [rate_P.min(), rate_P.max()], [rate_P.min(), rate_P.max()], color="#777777", lw=1, ls=":", label="calibrated"
     )
     names = [PROBE, "probe, logistic", CRITIC, "critic (prompt and response)"]
-    for colour, name in zip(COLOURS, names, strict=False):
+    for place, name in enumerate(names):
         predictions_PF = next(each.predictions_PF for each in measured if each.name == name)
         predicted, observed, _ = calibration(
             predictions_PF.flatten(), rate_P.repeat_interleave(predictions_PF.shape[1])
         )
-        axes.plot(predicted, observed, "o-", color=colour, lw=1.5, ms=5, label=name)
+        axes.plot(predicted, observed, "o-", color=colour(place), lw=1.5, ms=5, label=name)
     axes.set_title("Calibration on held-out prompts (tenths of the predictions)")
     axes.set_xlabel("predicted")
     axes.set_ylabel("measured pass rate")
