@@ -15,10 +15,10 @@ from poise.errors import ConfigError
 from poise.eval.metrics import sign_flip_p_value
 from poise.lab import compare
 from poise.lab.compare_curves import area, crossing, table
-from poise.lab.compare_figures import figures
+from poise.lab.compare_figures import figures, learning_rates
 from poise.lab.compare_intervals import Bounds, t_quantile, tail_of
 from poise.lab.compare_methods import MATCHED, TUNING, load_methods, make_run, matched_methods, race_runs, tuning_runs
-from poise.lab.compare_page import page, rollouts_text, steps_table
+from poise.lab.compare_page import page, rates_table, rollouts_text, steps_table
 from poise.lab.compare_queue import finished_below, is_finished
 from poise.lab.compare_settings import QUICK, CompareSettings
 from poise.lab.compare_stats import (
@@ -138,6 +138,16 @@ def test_the_best_rate_is_chosen_on_the_tuning_seeds(tmp_path: Path) -> None:
         for seed in (0, 1)
     ]
     assert best_rates(curves) == {"poise": 1e-3, "dapo": 1e-4}  # of equals the smaller
+
+
+def test_rates_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> None:
+    """The second seed is the easier one, and only the worse rate has finished it; DAPO has tried one rate."""
+    tried = [("poise", 1e-4, 0, 0.3), ("poise", 1e-3, 0, 0.5), ("poise", 1e-4, 1, 0.9), ("dapo", 1e-4, 1, 0.4)]
+    curves = [plant(tmp_path, name, seed, [0.0, level], TUNING, rate) for name, rate, seed, level in tried]
+    assert best_rates(curves) == {"poise": 1e-3, "dapo": 1e-4}
+    table = rates_table(curves, {"poise": "POISE", "dapo": "DAPO"})
+    assert table.rows == [["POISE", "0.150", "0.250 ←"], ["DAPO", "0.200 ←", "–"]]
+    assert learning_rates(curves, {"poise": "POISE", "dapo": "DAPO"}).axes[0].get_xticks().tolist() == [1e-4, 1e-3]
 
 
 def test_update_norms_and_ranks(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from planted_rollouts import planted
+from poise.lab.gradients import Gradients
 from poise.lab.metrics import Targets, interval, resample_weights, value_metrics
+from poise.lab.variance import proxy_rows
 
 # Two prompts, four rollouts each that targets are made of, Avg@2 of the first two.
 REWARDS = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
@@ -56,6 +60,16 @@ def test_a_constant_explains_nothing() -> None:
     assert math.isnan(found["pearson"][0])
     assert found["explained"][0] == pytest.approx(0.0)
     assert found["mae"][0] == 0.5
+
+
+def test_equal_values_share_their_rank() -> None:
+    """Proxies 1, 1, 2, 2 of squared norms 1, 2, 3, 4: 4 / (2 √5), in whichever order the rollouts came."""
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        norms_MK = torch.tensor([1.0, 2.0, 3.0, 4.0])[order].view(2, 2)
+        proxies_PFX = torch.tensor([1.0, 1.0, 2.0, 2.0])[order].view(2, 2, 1).expand(-1, -1, 4)
+        gradients = Gradients(norms_MK, norms_MK, {}, {"sum": norms_MK}, norms_MK, {})
+        rollouts = replace(planted(2, 2, 0), proxies_PFX=proxies_PFX)
+        assert proxy_rows(gradients, rollouts, "sum")[0]["spearman"] == pytest.approx(2 / math.sqrt(5))
 
 
 def test_resamples_draw_prompts() -> None:

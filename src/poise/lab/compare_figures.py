@@ -104,7 +104,8 @@ def learning_rates(tuning: Sequence[Curve], titles: Mapping[str, str]) -> Figure
         rates = sorted(found)
         axes.plot(rates, [np.mean(found[rate]) for rate in rates], marker="o", **_look(name, titles))
     axes.set_xscale("log")
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    tried = sorted({run.run.learning_rate for run in tuning})
+    axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
     axes.minorticks_off()
     return _with_legend(figure, axes)
 

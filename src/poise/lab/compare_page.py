@@ -144,10 +144,13 @@ def rates_table(tuning: Sequence[Curve], titles: Mapping[str, str]) -> Shown:
     """Area of every method at every rate; the chosen one is marked."""
     best, areas = best_rates(tuning), areas_by_rate(tuning)
     rates = sorted({rate for found in areas.values() for rate in found})
-    rows = [
-        [titles[name], *(f"{np.mean(areas[name][rate]):.3f}{' ←' if rate == best[name] else ''}" for rate in rates)]
-        for name in areas
-    ]
+
+    def cell(name: str, rate: float) -> str:
+        if rate not in areas[name]:
+            return "–"
+        return f"{np.mean(areas[name][rate]):.3f}{' ←' if rate == best[name] else ''}"
+
+    rows = [[titles[name], *(cell(name, rate) for rate in rates)] for name in areas]
     return Shown("Learning rates on the tuning seeds: mean accuracy over the budget", ["method", *map(_g, rates)], rows)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from poise.eval.metrics import sign_flip_p_value
 from poise.lab.compare_curves import Curve, crossing
 from poise.lab.compare_intervals import CALLED_AT, Bounds
+from poise.lab.metrics import mean_ranks
 
 _PLACES = 129  # of the rollout axis, on which curves of different steps meet
 
@@ -124,18 +125,26 @@ def rollouts_to(runs: Sequence[Curve], target_R: np.ndarray, weights_RS: np.ndar
 
 def best_rates(curves: Sequence[Curve]) -> dict[str, float]:
     """For every method the learning rate with the largest mean area over the tuning seeds; of equals the smaller."""
-    found: dict[str, float] = {}
-    for name, areas in areas_by_rate(curves).items():
-        found[name] = max(sorted(areas), key=lambda rate: float(np.mean(areas[rate])))
-    return found
+    return {
+        name: max(sorted(areas), key=lambda rate: float(np.mean(areas[rate])))
+        for name, areas in areas_by_rate(curves).items()
+    }
 
 
 def areas_by_rate(curves: Sequence[Curve]) -> dict[str, dict[float, list[float]]]:
-    """Areas of the tuning runs, by method and learning rate."""
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for curve in curves:
-        found[curve.run.method.name][curve.run.learning_rate].append(curve.area)
-    return {name: dict(areas) for name, areas in found.items()}
+    """Areas of the tuning runs, by method and learning rate, on the seeds that all tried rates of a method have.
+
+    While the tuning is half done, a rate's mean over other seeds than another's would say which seeds are the easier.
+    """
+    found: dict[str, dict[float, list[float]]] = {}
+    for name, runs in grouped(curves).items():
+        by_rate: dict[float, dict[int, float]] = defaultdict(dict)
+        for run in runs:
+            by_rate[run.run.learning_rate][run.run.seed] = run.area
+        seeds = sorted(set.intersection(*(set(areas) for areas in by_rate.values())))
+        if seeds:
+            found[name] = {rate: [areas[seed] for seed in seeds] for rate, areas in by_rate.items()}
+    return found
 
 
 def own_update_norms(curves: Sequence[Curve]) -> dict[str, float]:
@@ -167,13 +176,7 @@ def rank_correlation(first: Mapping[str, float], second: Mapping[str, float]) ->
     names = [name for name in first if math.isfinite(first[name]) and math.isfinite(second.get(name, math.nan))]
     if len(names) < 3:
         return math.nan
-    ranks = [_ranks([values[name] for name in names]) for values in (first, second)]
+    ranks = [mean_ranks(np.array([values[name] for name in names])) for values in (first, second)]
     if min(np.ptp(each) for each in ranks) == 0:
         return math.nan
     return round(float(np.corrcoef(ranks)[0, 1]), 12)
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks, equal values sharing their mean rank."""
-    values = np.asarray(values)
-    return np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])

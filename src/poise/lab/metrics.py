@@ -96,6 +96,16 @@ def interval(values_R: np.ndarray, level: float = 0.95) -> dict[str, float]:
     return {"mean": float(values_R[0]), "low": float(low), "high": float(high)}
 
 
+def mean_ranks(values_N: np.ndarray) -> np.ndarray:
+    """Ranks from 0, equal values sharing their mean rank.
+
+    >>> mean_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist()
+    [2.5, 0.0, 2.5, 1.0]
+    """
+    _, which_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts + 1) / 2)[which_N]
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray, above: float = 1e-12) -> np.ndarray:
     """Quotient; NaN where the denominator is not above a floor."""
     has = denominator > above

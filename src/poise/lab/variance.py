@@ -21,7 +21,7 @@ from poise.core.baselines import BASELINES
 from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
 from poise.lab.gradients import METRICS, Gradients, Measuring, measure, preconditioner, second_moment
-from poise.lab.metrics import interval, ratio, resample_weights
+from poise.lab.metrics import interval, mean_ranks, ratio, resample_weights
 from poise.lab.moments import (
     Method,
     crossed,
@@ -355,7 +355,7 @@ def proxy_rows(gradients: Gradients, rollouts: Rollouts, metric: str) -> list[di
     rows: list[dict[str, Any]] = []
     for place, proxy in enumerate(PROXIES):
         weights_MK = proxy_MK(rollouts, place, true_MK.shape[1], metric)
-        ranks = [x.flatten().argsort().argsort().double() for x in (weights_MK, true_MK)]
+        ranks = [torch.from_numpy(mean_ranks(x.flatten().numpy())) for x in (weights_MK, true_MK)]
         centred = [x - x.mean(1, keepdim=True) for x in (weights_MK, true_MK)]
         rows.append(
             {
