@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from poise.lab.compare_stats import (
     seed_weights,
     standings,
 )
+from poise.runs.folder import RunFolder
 from poise.runs.plan import make_plan
 
 
@@ -138,6 +140,18 @@ def test_the_best_rate_is_chosen_on_the_tuning_seeds(tmp_path: Path) -> None:
         for seed in (0, 1)
     ]
     assert best_rates(curves) == {"poise": 1e-3, "dapo": 1e-4}  # of equals the smaller
+
+
+def test_the_reading_counts_prompts_that_judge_tuning_and_race(tmp_path: Path) -> None:
+    race, tuning = ([plant(tmp_path, name, 0, [0.2, 0.4], arm) for name in METHODS] for arm in ("race", TUNING))
+    settings = CompareSettings(rollouts=512, resamples=10)
+    curves = {"tuning": tuning, "race": race, "matched": []}
+    assert "other seeds and another draw of prompts." in page(curves, METHODS, settings, norm=0.0).sentences[0]
+    for runs, keys in ((race, "abc"), (tuning, "bcde")):
+        file = RunFolder(runs[0].run.folder).evaluation_file(0)
+        file.write_text(json.dumps({"results": [{"key": key} for key in keys]}))
+    said = page(curves, METHODS, settings, norm=0.0).sentences[0]
+    assert "another draw of prompts, though 2 of the race's 3 held-out ones are among them." in said
 
 
 def test_rates_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,14 @@ def read_curve(run: Run) -> Curve:
         costs={axis: np.array([record.get(key) or 0 for record in spent], float) for axis, key in COSTS.items()},
         moves={name: _series(metrics, key) for name, key in MOVES.items()},
     )
+
+
+def judges(run: Run) -> frozenset[str]:
+    """Keys of the held-out prompts that a run is judged by; none if its first evaluation is not on file."""
+    file = RunFolder(run.folder).evaluation_file(0)
+    if not file.exists():
+        return frozenset()
+    return frozenset(result["key"] for result in json.loads(file.read_text("utf-8"))["results"])
 
 
 def _series(metrics: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

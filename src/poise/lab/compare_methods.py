@@ -114,7 +114,8 @@ def make_run(
             own.data,
             train_size=settings.train_size,
             eval_size=settings.held_out,
-            # Tuning must not see what the race is judged by.
+            # Another draw of prompts, so that tuning does not fit what the race is judged by. Of a task of fixed size
+            # it may have some of the same: the page counts them.
             data_seed=own.data.data_seed + is_tuning,
         ),
         optimisation=replace(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from poise.lab.compare_curves import Curve
+from poise.lab.compare_curves import Curve, judges
 from poise.lab.compare_figures import figures
 from poise.lab.compare_intervals import CALLED_AT, Bounds, chance_of_a_call
 from poise.lab.compare_methods import MATCHED, RACE, Method
@@ -172,7 +172,7 @@ def reading(
     said = [
         f"{len(race)} methods, {seeds} seed{'' if seeds == 1 else 's'} each, {settings.rollouts:,} sampled rollouts a "
         f"run, of {settings.rollouts_per_step} trained on per step; accuracy on {settings.held_out} held-out prompts. "
-        + _tuning(curves["tuning"], titles, settings)
+        + _tuning(curves["tuning"], curves[RACE], titles, settings)
     ]
     said += _overshoot([*curves[RACE], *curves[MATCHED]], titles)
     if seeds < _ENOUGH_SEEDS:
@@ -198,15 +198,22 @@ def _rule(seeds: int) -> str:
     return f"{said}. Of 100 pairs of equal methods up to {100 * chance:.0f} would be called different."
 
 
-def _tuning(tuning: Sequence[Curve], titles: Mapping[str, str], settings: CompareSettings) -> str:
+def _tuning(
+    tuning: Sequence[Curve], race: Sequence[Curve], titles: Mapping[str, str], settings: CompareSettings
+) -> str:
+    """Where the learning rates are from, and how many held-out prompts had a say in both."""
     if not tuning:
         return f"One learning rate, {settings.learning_rates[0]:g}, for all: no method was tuned."
     best, grid = best_rates(tuning), sorted(settings.learning_rates)
     edge = [titles[name] for name, rate in best.items() if rate in (grid[0], grid[-1])]
     note = f" At the edge of the grid, so perhaps not at their best: {', '.join(edge)}." if edge else ""
+    here, there = judges(race[0].run), judges(tuning[0].run)
+    both = (
+        f", though {len(here & there)} of the race's {len(here)} held-out ones are among them" if here & there else ""
+    )
     return (
         f"Each method's learning rate is the best of {', '.join(map(_g, grid))} on {settings.tuning_seeds} other seeds "
-        f"and other prompts.{note}"
+        f"and another draw of prompts{both}.{note}"
     )
 
 

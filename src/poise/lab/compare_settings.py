@@ -42,7 +42,7 @@ class CompareSettings:
     evaluations: int = 8
     """Held-out evaluations per run, besides the one before it."""
     held_out: int = 512
-    """Held-out prompts, the same for all runs; tuning runs have others."""
+    """Held-out prompts, the same for all runs; tuning runs draw anew."""
     eval_samples: int = 2
     """Completions per held-out prompt."""
     train_size: int = 2048
