@@ -13,11 +13,11 @@ from poise.cli import main
 from poise.lab.policy import Prompts
 from poise.lab.settings import QUICK_VALUE, QUICK_VARIANCE, ValueSettings, described
 from poise.lab.study import number
-from poise.lab.value_page import rivals_figure
+from poise.lab.value_page import _against_the_probe, rivals_figure
 from poise.report.studies import read_study
 from poise.rewards import Verdict
 
-VALUE = ["lab", "value", "--quick", *MINUTE, "--held-out-prompts", "10", "--k", "12", "--row-counts", "16"]
+VALUE = ["lab", "value", "--quick", *MINUTE, "--held-out-prompts", "20", "--k", "12", "--row-counts", "16"]
 VALUE += ["--windows", "10", "--alphas", "100", "--component-counts", "8"]
 VARIANCE = ["lab", "variance", "--quick", *MINUTE, "--prompts", "8", "--oracle-rollouts", "3", "--pilot-prompts", "2"]
 
@@ -147,6 +147,19 @@ def test_documented_flags_exist(study: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["lab", study, "--help"]) == 0
     helped = capsys.readouterr().out
     assert all(word in helped for line in commands for word in line.split() if word.startswith("--"))
+
+
+def test_what_is_better_than_the_probe_is_counted_among_all_that_was_tried() -> None:
+    """Three methods beside the probe, one of them under two names."""
+
+    def row(name: str, gap: float) -> dict:
+        return {"name": name, "domain": "all", "mse_true_minus_probe": {"mean": gap, "low": gap - 1, "high": gap + 1}}
+
+    rows = [row("probe", 0.0), row("a", -0.5), row("b", 2.0), row("c", -3.0), row("c again", -3.0), row("ridge", 0.0)]
+    [said] = _against_the_probe(rows)
+    assert "paired over prompts: c (-3.0000 [-4.0000, -2.0000]). 3 variants and rivals were tried, and 1 were" in said
+    assert said.endswith("chance alone would make it about 0.1.")
+    assert _against_the_probe(rows[:3])[0].endswith("beyond its interval; 2 variants and rivals were tried.")
 
 
 def test_any_number_of_domains_of_any_name_can_be_drawn(tmp_path: Path) -> None:

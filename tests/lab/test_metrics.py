@@ -11,7 +11,7 @@ import torch
 
 from planted_rollouts import planted
 from poise.lab.gradients import Gradients
-from poise.lab.metrics import Targets, interval, resample_weights, value_metrics
+from poise.lab.metrics import Targets, groups_of, interval, resample_weights, value_metrics
 from poise.lab.variance import proxy_rows
 
 # Two prompts, four rollouts each that targets are made of, Avg@2 of the first two.
@@ -70,6 +70,12 @@ def test_equal_values_share_their_rank() -> None:
         gradients = Gradients(norms_MK, norms_MK, {}, {"sum": norms_MK}, norms_MK, {})
         rollouts = replace(planted(2, 2, 0), proxies_PFX=proxies_PFX)
         assert proxy_rows(gradients, rollouts, "sum")[0]["spearman"] == pytest.approx(2 / math.sqrt(5))
+
+
+def test_domains_of_few_prompts_have_no_figures_of_their_own() -> None:
+    groups = groups_of(["b"] * 8 + ["a"] * 9 + ["c"] * 7)
+    assert {name: int(chosen_P.sum()) for name, chosen_P in groups.items()} == {"all": 24, "a": 9, "b": 8}
+    assert list(groups_of(["b"] * 9)) == ["all"]
 
 
 def test_resamples_draw_prompts() -> None:

@@ -5,6 +5,7 @@ Axis suffixes: `_P` held-out prompts, `_F` rollouts of each that a prediction wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 METRICS = ("mae", "mse", "pearson", "brier_skill", "pearson_true", "mse_true", "explained")
+
+
+# Resamples of fewer prompts are few different ones, and know little of the spread between prompts.
+_LEAST_PROMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,17 @@ class Targets:
         return Targets(*(field[chosen_P] for field in fields), self.count)
 
 
+def groups_of(domains: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which prompts figures are about: all of them, and where there are several domains, those of each larger one."""
+    named_P = np.array(domains)
+    groups = {"all": np.ones(len(named_P), dtype=bool)}
+    names, counts = np.unique(named_P, return_counts=True)
+    if len(names) > 1:
+        chosen = names[counts >= _LEAST_PROMPTS].tolist()
+        groups |= {name: named_P == name for name in chosen}
+    return groups
+
+
 def resample_weights(prompts: int, resamples: int, seed: int) -> np.ndarray:
     """Weights of the prompts in each resample, (R + 1, P); row 0 is the data as they are."""
     counts = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
@@ -63,6 +79,9 @@ def value_metrics(predictions_PF: np.ndarray, targets: Targets, weights_RP: np.n
 
     mse_true = E(g − p̂)² − E[noise of p̂]: squared error against p(x). explained = 1 − mse_true/Var p, the share of
     the variance of p(x) between prompts that is explained: 0 for the constant that knows the mean, 1 for p(x).
+
+    Variances are those of the prompts at hand (a sum over P divided by P), not of what they were drawn from: only so is
+    the constant that knows their mean at 0.
     """
     # Moments are taken about one point near the data: about zero, a constant's variance would be rounding noise.
     center = targets.rate_P.mean()

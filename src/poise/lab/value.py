@@ -18,7 +18,7 @@ from torch import Tensor
 from poise.core.baselines import mean_of_others
 from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
-from poise.lab.metrics import Targets, interval, resample_weights, value_metrics
+from poise.lab.metrics import Targets, groups_of, interval, resample_weights, value_metrics
 from poise.lab.policy import FrozenPolicy, Prompts, load_policy, load_prompts, numbered
 from poise.lab.probes import (
     ALL,
@@ -149,13 +149,9 @@ def compare(
     measured: Sequence[Measured], held_out: Rollouts, domains: Sequence[str], settings: ValueSettings
 ) -> tuple[list[dict], Targets]:
     """A row for each method and set of prompts (all, each domain): metrics with intervals, and against the probe."""
-    targets, named = Targets.of(held_out.rewards_PK[:, SIBLINGS:]), np.array(domains)
-    groups = {"all": np.ones(len(named), dtype=bool)}
-    groups |= {name: named == name for name in sorted({*domains})} if len({*domains}) > 1 else {}
+    targets = Targets.of(held_out.rewards_PK[:, SIBLINGS:])
     rows: list[dict] = []
-    for domain, chosen_P in groups.items():
-        if chosen_P.sum() < 2:
-            continue
+    for domain, chosen_P in groups_of(domains).items():
         weights_RP = resample_weights(int(chosen_P.sum()), settings.resamples, settings.seed)
         here = targets.select(chosen_P)
         found = [value_metrics(each.predictions_PF.double().numpy()[chosen_P], here, weights_RP) for each in measured]

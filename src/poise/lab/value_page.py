@@ -18,6 +18,8 @@ from poise.report.draw import colour
 from poise.report.style import COLOURS, SIZE, STYLE
 
 PROBE, CRITIC = "probe", "critic (prompt)"
+# How often a 95% interval lies below what it is of.
+_CHANCE = 0.025
 # Table -> (title for a reader, title of a panel).
 _TITLES = {
     "features": ("Which features: the probe with some of them only", "Features"),
@@ -93,17 +95,19 @@ def reading(rows: Sequence[dict[str, Any]], targets: Targets) -> list[str]:
 
 def _against_the_probe(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Which variants and rivals are better than the published probe, beyond their paired interval."""
-    better: dict[str, dict[str, float]] = {}
-    for row in rows_where(rows, domain="all"):
-        gap = row["mse_true_minus_probe"]
-        # A method may stand in several tables under several names: once is enough.
-        if gap["high"] < 0 and gap["mean"] not in [known["mean"] for known in better.values()]:
-            better[row["name"]] = gap
+    # A method may stand in several tables under several names: once is enough, and the probe itself is none.
+    gaps = {row["mse_true_minus_probe"]["mean"]: row for row in reversed(rows_where(rows, domain="all"))}
+    gaps.pop(0.0, None)
+    better = sorted(mean for mean, row in gaps.items() if row["mse_true_minus_probe"]["high"] < 0)
+    tried = f"{len(gaps)} variants and rivals were tried"
     if not better:
-        return ["Nothing in this study predicts the pass rate better than the published probe beyond its interval."]
-    best = sorted(better, key=lambda name: better[name]["mean"])[:5]
-    listed = "; ".join(f"{name} ({number(better[name], 4)})" for name in best)
-    return [f"Better than the published probe, in squared error against the pass rate, paired over prompts: {listed}."]
+        return [f"Nothing predicts the pass rate better than the published probe beyond its interval; {tried}."]
+    listed = "; ".join(f"{gaps[mean]['name']} ({number(gaps[mean]['mse_true_minus_probe'], 4)})" for mean in better[:5])
+    return [
+        f"Better than the published probe, in squared error against the pass rate, paired over prompts: {listed}. "
+        f"{tried}, and {len(better)} were better beyond their interval; were all as good as the "
+        f"probe, chance alone would make it about {_CHANCE * len(gaps):.1f}."
+    ]
 
 
 def headline(rows: Sequence[dict[str, Any]], k: int) -> Shown:

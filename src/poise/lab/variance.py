@@ -21,7 +21,7 @@ from poise.core.baselines import BASELINES
 from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
 from poise.lab.gradients import METRICS, Gradients, Measuring, measure, preconditioner, second_moment
-from poise.lab.metrics import interval, mean_ranks, ratio, resample_weights
+from poise.lab.metrics import groups_of, interval, mean_ranks, ratio, resample_weights
 from poise.lab.moments import (
     Method,
     crossed,
@@ -247,16 +247,12 @@ def analyse(
     domains: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Rows of every table: variances by metric, domain, method and allocation; the decomposition; the proxies."""
-    named = np.array(domains)
-    groups = {"all": np.ones(len(named), dtype=bool)}
-    groups |= {name: named == name for name in sorted({*domains})} if len({*domains}) > 1 else {}
     rows: list[dict[str, Any]] = []
     for metric in METRICS:
         methods = methods_of(metric, gradients, predictions, default, rollouts)
         seconds = _seconds(gradients, metric, methods)
-        for domain, chosen_M in groups.items():
-            if chosen_M.sum() >= 4:
-                rows += variance_rows(settings, gradients, metric, domain, chosen_M, seconds)
+        for domain, chosen_M in groups_of(domains).items():
+            rows += variance_rows(settings, gradients, metric, domain, chosen_M, seconds)
         rows += decomposition_rows(settings, gradients, metric, methods)
         rows += proxy_rows(gradients, rollouts, metric)
     return rows

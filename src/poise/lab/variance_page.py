@@ -83,7 +83,8 @@ def reading(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
         best_row = min(candidates, key=lambda row: row["variance"]["mean"])
         sentences.append(
             f"Metric {metric}. Of what needs no oracle, {best_row['name']} at m = {best_row['m']} has the least "
-            f"variance: {number(best_row['relative'])} of RLOO-2's."
+            f"variance: {number(best_row['relative'])} of RLOO-2's, an interval that does not know that it is the best "
+            f"of {len(candidates)}."
         )
     norms = facts["squared_norm_sum"]
     sentences.append(
