@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from poise.errors import ConfigError
-from poise.tasks import load_task, prompt_text
+from poise.tasks import load_task, prompt_text, question_text
 from poise.tasks.local import records_to_dataset
 
 RECORDS = [{"q": f"What is {i} + 1?", "truth": float(i + 1), "topic": "sums", "level": i} for i in range(40)]
@@ -46,7 +46,7 @@ def test_a_wrong_field_names_the_nearest(file):
 def test_a_template_of_the_users_own():
     dataset = records_to_dataset(RECORDS[:1], prompt="q", answer="truth", template="Q: {question}\nA:", keep="level")
     assert dataset[0]["prompt"] == "Q: What is 0 + 1?\nA:"
-    assert json.loads(dataset[0]["info"]) == {"level": 0, "question": "What is 0 + 1?"}
+    assert json.loads(dataset[0]["info"]) == {"level": 0, "_question": "What is 0 + 1?"}
     with pytest.raises(ConfigError, match="no template is called 'dapoo'; did you mean 'dapo'"):
         records_to_dataset(RECORDS[:1], prompt="q", answer="truth", template="dapoo")
 
@@ -130,3 +130,22 @@ def test_what_a_message_says_is_text():
     parts = [{"role": "user", "content": [{"type": "text", "text": "1+1="}]}]
     with pytest.raises(ConfigError, match="a list of messages with 'role' and 'content', both text"):
         records_to_dataset([{"prompt": parts}])
+
+
+def test_what_is_held_out_does_not_depend_on_words_around_the_problem(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"What is {i} + 1?", "answer": i + 1}) for i in range(200)))
+    around = ({}, {"chat": True, "system": "Be brief."}, {"template": "boxed"})
+    answers = [load_task(str(path), "test", **options)["answer"][:] for options in around]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_users_own_column_is_no_problem(tmp_path):
+    """Neither one called `question`, as many files have it, nor one of our own name."""
+    path = tmp_path / "a.jsonl"
+    records = [{"prompt": f"What is {i} + 1?", "question": "How many?", "_question": "Why?"} for i in range(50)]
+    path.write_text("\n".join(map(json.dumps, records)))
+    train, test = (load_task(str(path), split) for split in ("train", "test"))
+    assert len(train) + len(test) == 50
+    assert json.loads(train[0]["info"]) == {"question": "How many?"}
+    assert question_text(train[0]) == train[0]["prompt"]

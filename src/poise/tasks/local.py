@@ -50,10 +50,9 @@ def records_to_dataset(
         if messages and template != "plain":
             raise ConfigError(f"the field {prompt!r} holds messages, so a template cannot be put around it")
         rest = _rest(record, (prompt, answer, domain), keep)
-        if not messages and template != "plain":
-            rest["question"] = question
+        bare = None if messages or (template == "plain" and not system) else str(question)
         said = list(question) if messages else prompt_of(str(question), template, chat, system)
-        rows.append(row(said, as_answer(truth), as_answer(record.get(domain)) or "default", rest))
+        rows.append(row(said, as_answer(truth), as_answer(record.get(domain)) or "default", rest, bare))
     return to_dataset(rows)
 
 

@@ -135,5 +135,5 @@ class Source:
             for problem in made if isinstance(made, list) else [made] if made is not None else []:
                 info = {**(problem.info or {}), "source": self.name, "question": problem.question}
                 prompt = prompt_of(problem.question, template, chat, system)
-                rows.append(row(prompt, problem.answer, problem.domain or self.domain, info))
+                rows.append(row(prompt, problem.answer, problem.domain or self.domain, info, problem.question))
         return rows
