@@ -409,6 +409,26 @@ def test_the_last_closed_block_is_the_program():
     assert last_program("```\n" * 10_000) in (None, "")
 
 
+@pytest.mark.parametrize(
+    "after", ["Example output:\n```\n3\n```", "Run it:\n```\npython main.py\n```", "```bash\nls\n```", "```py\nopen"]
+)
+def test_a_block_of_no_language_after_the_program_is_not_the_program(after):
+    assert last_program(f"```python\nprint(3)\n```\n{after}") == "print(3)\n"
+
+
+def test_a_block_in_an_item_of_a_list_is_dedented():
+    assert last_program("1. So:\n   ```python\n   if x:\n       y\n   ```") == "if x:\n    y\n"
+    assert last_program("  ```python\nif x:\n  y\n  ```") == "if x:\n  y\n"
+    assert last_program("```python\nif x:\n  \n  y\n```") == "if x:\n  \n  y\n"
+
+
+@pytest.mark.parametrize("flood", ["```python\n", "```\n", "```", " ", "```python\n```x\n"])
+def test_fences_without_end_take_no_time(flood):
+    began = time.process_time()
+    last_program(flood * 40_000)
+    assert time.process_time() - began < 1.0
+
+
 def test_a_sandbox_may_be_anything_that_runs():
     class Echo:
         def run(self, program, *, files=None, stdin="", limits=None):

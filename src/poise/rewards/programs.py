@@ -1,7 +1,7 @@
 """The code reward: does the completion's program pass its tests? Programs run in a sandbox, never here.
 
-The last fenced code block of the completion is the program. Score 1 if it passes every test, 0 if it is wrong, too slow
-or too greedy (the verdict's note says which test and why). A sandbox that does not work, or tests that cannot be
+The last fenced Python block of the completion is the program. Score 1 if it passes every test, 0 if it is wrong, too
+slow or too greedy (the verdict's note says which test and why). A sandbox that does not work, or tests that cannot be
 judged, are failures: they say nothing about the program.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from poise.rewards.sandbox import Limits, Outcome, Sandbox, SandboxError, open_s
 from poise.rewards.verdict import Verdict
 
 _RUNNER = Path(__file__).with_name("code_runner.py")
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"([ \t]*)```[ \t]*([\w+-]*)")
 _LONGEST = 100_000  # characters of a program; published solutions are a hundredth of that
 # What decides conditions: plain data in, one true or false a line out. The program is not where this runs.
 _JUDGE = """
@@ -161,15 +162,33 @@ class CodeVerifier:
 def last_program(completion: str) -> str | None:
     """The last closed Python code block of a completion's visible part; None if there is none.
 
+    Blocks without a language count if none is Python: beside one that is, they show commands and output.
+
     >>> last_program("First:\\n```python\\nx = 1\\n```\\nBetter:\\n```python\\nx = 2\\n```")
     'x = 2\\n'
     """
-    found = [
-        match.group(2)
-        for match in _FENCE.finditer(visible(completion)[-4 * _LONGEST :])
-        if match.group(1).lower() in ("python", "python3", "py", "")
-    ]
-    return found[-1] if found and len(found[-1]) <= _LONGEST else None
+    python, untold = None, None
+    for indent, language, block in _blocks(visible(completion)[-4 * _LONGEST :]):
+        program = textwrap.dedent(block) if indent else block  # in an item of a list
+        if language in ("python", "python3", "py"):
+            python = program
+        elif not language:
+            untold = program
+    program = untold if python is None else python
+    return program if program is not None and len(program) <= _LONGEST else None
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str, str]]:
+    """A text's closed code blocks: the white space before the fence, the language, and what is inside."""
+    opened, inside = None, []
+    for line in text.split("\n"):
+        if opened is None:
+            opened, inside = _FENCE.match(line), []
+        elif line.strip(" \t") == "```":
+            yield opened.group(1), opened.group(2).lower(), "".join(inside)
+            opened = None
+        else:
+            inside.append(line + "\n")
 
 
 def _trouble(outcome: Outcome) -> str | None:
