@@ -257,6 +257,57 @@ def test_conditions_are_judged_where_the_program_is_not(verify):
     assert "wrong value" in verify(block(cheat), example).note
 
 
+RESULTS = [
+    # What a program returns, a condition on it, and whether Python's assert holds.
+    ("(i for i in range(3))", "list(f()) == [0, 1, 2]", True),
+    ("(i for i in range(3))", "f() == [0, 1, 2]", False),
+    ("map(str, [1])", "f()", True),
+    ("range(3)", "sorted(f(), reverse=True) == [2, 1, 0]", True),
+    ("range(3)", "f() == [0, 1, 2]", False),
+    ("range(0)", "f()", False),
+    ("range(3)", "len(f()) == 3", True),
+    ("{1: 2}.keys()", "list(f()) == [1]", True),
+    ("{}.values()", "f()", False),
+    ("reversed([1, 2])", "list(f()) == [2, 1]", True),
+    ("__import__('collections').deque([1])", "list(f()) == [1]", True),
+    ("__import__('itertools').count()", "f()", True),
+    ("__import__('re').match('a', 'a')", "f()", True),
+    ("__import__('re').match('a', 'a')", "f() is not None", True),
+    ("__import__('re').match('a', 'a')", "not f()", False),
+    ("__import__('re').match('a', 'a')", "f() == 'a'", False),
+    ("__import__('decimal').Decimal('1.5')", "f() == 1.5", True),
+    ("__import__('decimal').Decimal('1.1')", "f() == 1.1", False),
+    ("__import__('decimal').Decimal('1e999999999')", "f() == 1", False),
+    ("__import__('decimal').Decimal('sNaN')", "f() == 1", False),
+    ("__import__('fractions').Fraction(1, 2)", "f() == 0.5", True),
+    ("__import__('fractions').Fraction(1, 2)", "abs(f() - 0.5) < 1e-9", True),
+]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+@pytest.mark.parametrize(("value", "condition", "holds"), RESULTS)
+def test_results_that_are_no_plain_data_are_judged_as_python_does(verify, value, condition, holds):
+    verdict = verify(block(f"def f(): return {value}"), {"answer": json.dumps([f"assert {condition}"])})
+    assert verdict.score == float(holds), verdict
+
+
+@pytest.mark.usefixtures("bubblewrap")
+@pytest.mark.parametrize("value", ["object()", "range(3)", "{1: 2}.keys()"])
+def test_what_is_no_plain_data_is_neither_equal_nor_unequal_to_anything(bubblewrap, value):
+    """What a program's own `__eq__` would say is not known where it is judged."""
+    asserts = [f"assert {c}" for c in ("f() != 3", "f() != f()", "f() not in [1]", "str(f()) != 'a'", "f() not in {1}")]
+    partial = CodeVerifier(bubblewrap, limits=SMALL, partial=True)
+    assert partial(block(f"def f(): return {value}"), {"answer": json.dumps(asserts)}).score == 0.0
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_an_answer_that_cannot_be_written_costs_its_own_test_only(bubblewrap):
+    partial = CodeVerifier(bubblewrap, limits=SMALL, partial=True)
+    verdict = partial(block("def add(a, b): return 10**5000 if a == 0 else a + b"), ADD)
+    assert verdict.score == pytest.approx(2 / 3)
+    assert "test 1: raised ValueError: Exceeds the limit" in verdict.note
+
+
 def test_the_same_verdicts_on_a_fusion_server(fusion):
     remote = CodeVerifier(f"sandbox-fusion:{fusion.url}")
     assert remote(block("a, b = map(int, input().split())\nprint(a + b)"), SUMS).score == 1.0
@@ -357,6 +408,13 @@ def test_values_keep_their_types_on_the_way_out(value):
         {"dict": [[[], 1]]},
         {"a": 1, "b": 2},
         {"other": {}},
+        {"opaque": 5},
+        {"opaque": [1, 2]},
+        {"iter": 5},
+        {"view": [{"a": 1, "b": 2}]},
+        {"ratio": ["1e999999999"]},
+        {"ratio": ["1e999999999", 1]},
+        {"ratio": [1, 0]},
         {"set": [place * (2**61 - 1) for place in range(40_000)]},
         {"dict": [[place * (2**61 - 1), 0] for place in range(30_000)]},
     ],

@@ -17,7 +17,7 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.answers import visible
-from poise.rewards.code_judge import NotPlainError, answers_of, from_plain, same_output, same_value
+from poise.rewards.code_judge import NotPlainError, Opaque, answers_of, from_plain, same_output, same_value
 from poise.rewards.code_tests import CallTest, StdinTest, UnreadableTestsError, read_tests
 from poise.rewards.sandbox import Limits, Outcome, Sandbox, SandboxError, open_sandbox
 from poise.rewards.verdict import Verdict
@@ -30,6 +30,15 @@ _JUDGE = """
 import json, math, os
 folder = "/sandbox" if os.path.isdir("/sandbox") else "."
 conditions = json.load(open(os.path.join(folder, "conditions.json")))
+class Opaque:
+    __eq__ = __ne__ = __hash__ = __repr__ = None
+class View(Opaque):
+    def __init__(self, items):
+        self.items = list(items)
+    def __len__(self):
+        return len(self.items)
+    def __iter__(self):
+        return iter(self.items)
 def back(value):
     if isinstance(value, list):
         return [back(item) for item in value]
@@ -40,7 +49,13 @@ def back(value):
         return {back(key): back(item) for key, item in inside}
     if kind == "complex":
         return complex(*inside)
-    return {"tuple": tuple, "set": set, "frozenset": frozenset, "bytes": bytes}[kind](map(back, inside))
+    if kind == "ratio":
+        from fractions import Fraction
+        return Fraction(*inside)
+    if kind == "opaque":
+        return Opaque()
+    kinds = {"tuple": tuple, "set": set, "frozenset": frozenset, "bytes": bytes, "iter": iter, "view": View}
+    return kinds[kind](map(back, inside))
 for condition, values in conditions:
     try:
         print(json.dumps(bool(eval(condition, {"math": math, "value": [back(value) for value in values]}))))
@@ -141,6 +156,8 @@ class CodeVerifier:
             values = [from_plain(answer["value"]) for answer in answers]
             if test.condition is not None:
                 return "undecided"
+            if isinstance(values[0], Opaque):
+                return f"wrong value: a value of type {values[0].kind}"
             return "passed" if same_value(values[0], test.expected, test.exact) else "wrong value"
         except (NotPlainError, RecursionError) as error:
             return f"wrong value: {error}"
