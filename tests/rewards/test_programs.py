@@ -104,10 +104,17 @@ class TestVerdicts:
             '{"stdin": [{"input": "1"}]}',
             '["assert f(1) == LIMIT"]',
             '["x = 1"]',
+            '{"fn_name": "f", "inputs": ["5\\n6"], "outputs": ["11"]}',
+            '{"inputs": ["5"], "outputs": []}',
         ):
             verdict = verify(block("print(1)"), {"answer": answer})
             assert verdict.score is None
             assert verdict.failure.startswith("unreadable tests: ")
+
+    def test_a_published_output_in_a_list_is_the_list_or_what_is_in_it(self, verify):
+        example = {"answer": json.dumps({"fn_name": "f", "inputs": [[5], [6]], "outputs": [[5], [6]]})}
+        for result, score in (("x", 1.0), ("[x]", 1.0), ("[[x]]", 0.0), ("[x, x]", 0.0)):
+            assert verify(block(f"def f(x): return {result}"), example).score == score
 
     def test_a_broken_sandbox_is_a_failure(self):
         class Broken:
@@ -337,7 +344,9 @@ def test_missing_isolation_stops_the_run_when_the_reward_is_named(monkeypatch):
 def test_published_forms():
     assert [t.expected for t in read_tests('{"inputs": ["1\\n"], "outputs": ["2\\n"]}')] == ["2\n"]
     (test,) = read_tests('{"fn_name": "f", "inputs": [[1, "a"]], "outputs": [[2]]}')
-    assert (test.calls, test.expected) == (("_entry('f')(1, 'a')",), 2)
+    assert (test.calls, test.expected, test.also) == (("_entry('f')(1, 'a')",), 2, ([2],))
+    lists = read_tests('{"fn_name": "f", "inputs": [[1], [2]], "outputs": [[1], [1, 2]]}')
+    assert [(test.expected, test.also) for test in lists] == [([1], ()), ([1, 2], ())]
     (test,) = read_tests('{"call": "f", "cases": [{"args": [1], "kwargs": {"k": null}, "output": [1, 2]}]}')
     assert test.calls == ("_entry('f')(1, k=None)",)
 
