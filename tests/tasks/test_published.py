@@ -243,3 +243,21 @@ def test_the_papers_recipes_name_tasks_and_options_that_exist(recipe):
         load_task(data["task"], "train", path="/no/such/place", **parse_options(options))
     assert reward_of(data["eval_task"]) == "math"
     assert "Not run here" in (path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("gsm8k", {"question": "?", "answer": 5}),
+        ("gsm8k", {"question": "?", "answer": None}),
+        ("svamp", {"Body": None, "Question": "?", "Answer": 1}),
+        ("mawps", {"input": "?", "target": "1/2"}),
+        ("acecode", {"question": "?", "test_cases": "not json"}),
+        ("if-rlvr", {"messages": [], "ground_truth": '[{"id": "punctuation:no_comma"}]'}),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(tmp_path, name, record):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=f"record 1 does not have the schema of '{name}'"):
+        load_task(name, "train", path=str(path))

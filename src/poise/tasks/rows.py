@@ -62,10 +62,12 @@ def draw(dataset: Dataset, size: int | None, seed: int) -> Dataset:
     """`size` rows drawn without replacement, the same ones for the same seed; all rows in their order if None.
 
     Raises:
-        ConfigError: fewer rows exist than are asked for.
+        ConfigError: fewer rows exist than are asked for, or the seed is below 0.
     """
     if size is None:
         return dataset
+    if seed < 0:
+        raise ConfigError(f"the seed that draws rows must be at least 0, got {seed}")
     if not 0 < size <= len(dataset):
         raise ConfigError(
             f"asked for {size} rows, and the task has {len(dataset)}; ask for fewer, or leave the size out"

@@ -133,7 +133,7 @@ class Source:
         for number, record in enumerate(records, start=1):
             try:
                 made = self.convert(record)
-            except (KeyError, TypeError, IndexError) as error:
+            except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
                 raise ConfigError(
                     f"record {number} does not have the schema of {self.name!r}: {type(error).__name__}: {error}; "
                     f"its fields are {', '.join(map(str, record))}"
