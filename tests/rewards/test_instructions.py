@@ -231,7 +231,16 @@ def test_measures():
 
 @pytest.mark.parametrize(
     "flood",
-    ["*" * 200_000, "[" * 200_000, "<<" * 100_000, "a " * 100_000, "```\n" * 50_000, "." * 200_000, "\n" * 200_000],
+    [
+        "*" * 200_000,
+        "[" * 200_000,
+        "<<" * 100_000,
+        "a " * 100_000,
+        "```\n" * 50_000,
+        "." * 200_000,
+        "\n" * 200_000 + "x",
+        "```" + "\n" * 200_000 + "x",
+    ],
 )
 def test_floods_are_checked_in_bounded_time(flood):
     everything = [Constraint(name, arguments) for name, arguments, _, _ in CASES]

@@ -11,7 +11,7 @@ from poise.rewards.constraints.table import constraint
 
 _BULLET = re.compile(r"^[ \t]*[*•-][ \t]+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*[^*\n]+\*\*|(?<!\*)\*[^*\n]+\*(?!\*)")
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```\s*", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```(?:json)?[^\S\n]*\n(.*?)```\s*", re.DOTALL | re.IGNORECASE)
 
 
 @constraint("length_constraints:number_words")
