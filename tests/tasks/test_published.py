@@ -64,6 +64,22 @@ def test_deepscaler_and_math(parquet):
     assert json.loads(dataset[0]["info"])["level"] == "Level 5"
 
 
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"So $x = \boxed 2$.", "2"),
+        (r"So $\boxed5$.", "5"),
+        (r"It is $\boxed \frac{1}{2}.$", r"\frac{1}{2}"),
+        (r"$x$ is \boxed{3} and \boxed{4}.", "3, 4"),
+        (r"First $\boxed{3}$. After some more thought it is $\boxed{4}$.", "4"),
+    ],
+)
+def test_boxes_of_math_without_braces_and_side_by_side(parquet, solution, answer):
+    path = parquet([{"problem": "Q", "level": "Level 5", "type": "Algebra", "solution": solution}])
+    dataset = load_task("math", "train", path=path + "/data.parquet", held_out=ALL)
+    assert dataset["answer"][:] == [answer]
+
+
 def test_whole_number_answers_of_competitions(parquet):
     folder = parquet([{"problem_idx": 1, "answer": 33, "problem": "Find it.", "problem_type": ["Algebra"]}])
     for name in ("aime25", "aime26", "hmmt25", "brumo25", "amc24"):
