@@ -1,5 +1,6 @@
 """The whole evaluation: estimates from verdicts, failures apart, resuming, JSON, comparison."""
 
+import copy
 import json
 import math
 
@@ -119,6 +120,14 @@ def test_samples_of_other_settings_are_refused(tmp_path):
         evaluate_with(scripted(["0"]), dataset, verify, Sampling(k=1, seed=1), samples_path=path)
     with pytest.raises(StateMismatchError, match="prompts was 1 and is 2"):
         evaluate_with(scripted(["0"], ["0"]), DATASET.select([0, 1]), verify, Sampling(k=1), samples_path=path)
+
+
+def test_samples_of_another_precision_are_not_mixed(model, tokenizer, tmp_path):
+    """`--dtype auto` is another type on another machine."""
+    settings = {"max_new_tokens": 2, "k": 1, "settings": {"dtype": "auto"}, "samples_path": tmp_path / "samples.jsonl"}
+    evaluate(model, tokenizer, DATASET, verify, **settings)
+    with pytest.raises(StateMismatchError, match="dtype was 'float32' and is 'bfloat16'"):
+        evaluate(copy.deepcopy(model).bfloat16(), tokenizer, DATASET, verify, **settings)
 
 
 def test_comparison_pairs_prompts_and_finds_a_small_steady_gain():

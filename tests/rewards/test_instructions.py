@@ -31,6 +31,10 @@ CASES = [
     ("count:counting_composition", {"n_sent": 1, "n_words": 2}, "Go on.***Be good.***Sit down.", "Go on.***Be.***Sit."),
     ("first_word:first_word_answer", {"first_word": "Well"}, "Well, yes.", "Oh well."),
     ("first_word:first_word_sent", {"first_word": "we"}, "We go. We see!", "We go. They see."),
+    ("first_word:first_word_answer", {"first_word": "well-being"}, "Well-being first.", "Wellness."),
+    ("first_word:first_word_sent", {"first_word": "Well-being"}, "*Well-being* is. Well-being!", "Well-being is. Yes."),
+    ("last_word:last_word_answer", {"last_word": "well-being"}, "It is “well-being”.", "It is well-known."),
+    ("last_word:last_word_sent", {"last_word": "being"}, "It is well-being. A being.", "It is. A being."),
     ("last_word:last_word_answer", {"last_word": "end"}, "This is the end.", "The end is near."),
     ("last_word:last_word_sent", {"last_word": "go"}, "I go. They go!", "I go. They stay."),
     ("copy:copy", {"prompt_to_repeat": "Say hi"}, "say hi\nhi", "hi"),
@@ -51,6 +55,8 @@ CASES = [
         "This is the answer.",
     ),
     ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, "one two three", "one, two"),
+    ("length_constraints:number_words", {"num_words": "2"}, "two words", "one"),
+    ("length_constraints:number_words", {"num_words": 2.0}, "two words", "one"),
     ("length_constraints:number_sentences", {"num_sentences": 2, "relation": "less than"}, "One only.", "One. Two."),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one\n***\ntwo", "one\n\ntwo"),
     (
@@ -78,6 +84,7 @@ CASES = [
     ("detectable_content:number_placeholders", {"num_placeholders": 2}, "Dear [name] of [town]", "Dear [name]"),
     ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Text.\nP.S. more", "Text with P.S. inside"),
     ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "Text.\np.p.s more", "Text.\nP.S. more"),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Text.\n **P.S.** more", "Text.\n****P.S. more"),
     ("startend:end_checker", {"end_phrase": "That is all."}, "Yes. That is all.", "That is all. Really."),
     ("startend:quotation", {}, '"Quoted."', '"Quoted." Not.'),
     ("change_case:english_capital", {}, "LOUD, 3!", "LOUd"),
@@ -95,7 +102,8 @@ CASES = [
 def test_constraint(name, arguments, kept, broken):
     assert holds(Constraint(name, arguments), kept)
     assert not holds(Constraint(name, arguments), broken)
-    assert not holds(Constraint(name, arguments), " \n")
+    for wordless in (" \n", "!", "...", "_"):
+        assert not holds(Constraint(name, arguments), wordless)
 
 
 def test_every_constraint_has_a_case():
@@ -222,7 +230,17 @@ def test_measures():
 
 
 @pytest.mark.parametrize(
-    "flood", ["*" * 200_000, "[" * 200_000, "<<" * 100_000, "a " * 100_000, "```\n" * 50_000, "." * 200_000]
+    "flood",
+    [
+        "*" * 200_000,
+        "[" * 200_000,
+        "<<" * 100_000,
+        "a " * 100_000,
+        "```\n" * 50_000,
+        "." * 200_000,
+        "\n" * 200_000 + "x",
+        "```" + "\n" * 200_000 + "x",
+    ],
 )
 def test_floods_are_checked_in_bounded_time(flood):
     everything = [Constraint(name, arguments) for name, arguments, _, _ in CASES]

@@ -95,6 +95,34 @@ def made(name, answer, options=None, **metadata):
 OVERPAID = [
     (made("spell_backward", "detnetnoc"), "detnetnoc", ["detnetnocx", "detnetnoc detnetnoc"]),
     (made("coin_flip", "0.109375"), "7/64", ["0", "0.1", "0.10"]),
+    (made("coin_flip", "0.0000152587890625"), "1/65536", ["0", "0.0001", "0.00002", "-1/65536"]),
+    (
+        made("knights_knaves", "Zoey is a knight, and Ann is a knave."),
+        "Ann is a knave and Zoey is a knight",
+        ["It is false that Zoey is a knight, and Ann is a knave.", "not Zoey is a knight, not Ann is a knave"],
+    ),
+    (
+        made("time_intervals", "34 days", task_type="date"),
+        "34",
+        ["34 days or 5", "34 days 5", "34 day 3", "34 hours", "34 days, or 35 days"],
+    ),
+    (made("time_intervals", "02:30:51.051", task_type="time_ms"), "2:30:51.051", ["02:30:51.51", "01:90:51.051"]),
+    (made("time_intervals", "04:09", task_type="time"), "4:09:00", ["04:09:00:33", "05:-51"]),
+    (
+        made("time_intervals", "3 days, 07:33", task_type="datetime"),
+        "3 days, 7:33",
+        ["3 days, 07:33, or 4 days, 07:33"],
+    ),
+    (
+        made("kakurasu", "0 1\n1 0", row_sums=[2, 1], col_sums=[2, 1], n_rows=2, n_cols=2),
+        "[[0, 1],\n[1, 0]]",
+        ["not 0 1\n1 0", "0 2 1\n1 0"],
+    ),
+    (
+        made("survo", "1 2\n3 4", board_size=2, solution=[[1, 2], [3, 4]]),
+        "1  2\n\n3 4",
+        ["not 1 2\n3 4", "1 2\n5, 3 4"],
+    ),
     (made("complex_arithmetic", "2.0 - 10.0i", result=(2.0, -10.0)), "2 - 10i", ["nan", "nan + nani"]),
     (made("game_of_life_halting", "False"), "false", ["True", "0", "maybe"]),
     (made("puzzle24", "6*(4 + 4)/2", numbers=[6, 4, 4, 2]), "(4+4)/2*6", ["6*4*1*1", "8*3*1*1", "49/2*1*1"]),

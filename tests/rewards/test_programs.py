@@ -104,10 +104,17 @@ class TestVerdicts:
             '{"stdin": [{"input": "1"}]}',
             '["assert f(1) == LIMIT"]',
             '["x = 1"]',
+            '{"fn_name": "f", "inputs": ["5\\n6"], "outputs": ["11"]}',
+            '{"inputs": ["5"], "outputs": []}',
         ):
             verdict = verify(block("print(1)"), {"answer": answer})
             assert verdict.score is None
             assert verdict.failure.startswith("unreadable tests: ")
+
+    def test_a_published_output_in_a_list_is_the_list_or_what_is_in_it(self, verify):
+        example = {"answer": json.dumps({"fn_name": "f", "inputs": [[5], [6]], "outputs": [[5], [6]]})}
+        for result, score in (("x", 1.0), ("[x]", 1.0), ("[[x]]", 0.0), ("[x, x]", 0.0)):
+            assert verify(block(f"def f(x): return {result}"), example).score == score
 
     def test_a_broken_sandbox_is_a_failure(self):
         class Broken:
@@ -257,6 +264,57 @@ def test_conditions_are_judged_where_the_program_is_not(verify):
     assert "wrong value" in verify(block(cheat), example).note
 
 
+RESULTS = [
+    # What a program returns, a condition on it, and whether Python's assert holds.
+    ("(i for i in range(3))", "list(f()) == [0, 1, 2]", True),
+    ("(i for i in range(3))", "f() == [0, 1, 2]", False),
+    ("map(str, [1])", "f()", True),
+    ("range(3)", "sorted(f(), reverse=True) == [2, 1, 0]", True),
+    ("range(3)", "f() == [0, 1, 2]", False),
+    ("range(0)", "f()", False),
+    ("range(3)", "len(f()) == 3", True),
+    ("{1: 2}.keys()", "list(f()) == [1]", True),
+    ("{}.values()", "f()", False),
+    ("reversed([1, 2])", "list(f()) == [2, 1]", True),
+    ("__import__('collections').deque([1])", "list(f()) == [1]", True),
+    ("__import__('itertools').count()", "f()", True),
+    ("__import__('re').match('a', 'a')", "f()", True),
+    ("__import__('re').match('a', 'a')", "f() is not None", True),
+    ("__import__('re').match('a', 'a')", "not f()", False),
+    ("__import__('re').match('a', 'a')", "f() == 'a'", False),
+    ("__import__('decimal').Decimal('1.5')", "f() == 1.5", True),
+    ("__import__('decimal').Decimal('1.1')", "f() == 1.1", False),
+    ("__import__('decimal').Decimal('1e999999999')", "f() == 1", False),
+    ("__import__('decimal').Decimal('sNaN')", "f() == 1", False),
+    ("__import__('fractions').Fraction(1, 2)", "f() == 0.5", True),
+    ("__import__('fractions').Fraction(1, 2)", "abs(f() - 0.5) < 1e-9", True),
+]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+@pytest.mark.parametrize(("value", "condition", "holds"), RESULTS)
+def test_results_that_are_no_plain_data_are_judged_as_python_does(verify, value, condition, holds):
+    verdict = verify(block(f"def f(): return {value}"), {"answer": json.dumps([f"assert {condition}"])})
+    assert verdict.score == float(holds), verdict
+
+
+@pytest.mark.usefixtures("bubblewrap")
+@pytest.mark.parametrize("value", ["object()", "range(3)", "{1: 2}.keys()"])
+def test_what_is_no_plain_data_is_neither_equal_nor_unequal_to_anything(bubblewrap, value):
+    """What a program's own `__eq__` would say is not known where it is judged."""
+    asserts = [f"assert {c}" for c in ("f() != 3", "f() != f()", "f() not in [1]", "str(f()) != 'a'", "f() not in {1}")]
+    partial = CodeVerifier(bubblewrap, limits=SMALL, partial=True)
+    assert partial(block(f"def f(): return {value}"), {"answer": json.dumps(asserts)}).score == 0.0
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_an_answer_that_cannot_be_written_costs_its_own_test_only(bubblewrap):
+    partial = CodeVerifier(bubblewrap, limits=SMALL, partial=True)
+    verdict = partial(block("def add(a, b): return 10**5000 if a == 0 else a + b"), ADD)
+    assert verdict.score == pytest.approx(2 / 3)
+    assert "test 1: raised ValueError: Exceeds the limit" in verdict.note
+
+
 def test_the_same_verdicts_on_a_fusion_server(fusion):
     remote = CodeVerifier(f"sandbox-fusion:{fusion.url}")
     assert remote(block("a, b = map(int, input().split())\nprint(a + b)"), SUMS).score == 1.0
@@ -286,7 +344,9 @@ def test_missing_isolation_stops_the_run_when_the_reward_is_named(monkeypatch):
 def test_published_forms():
     assert [t.expected for t in read_tests('{"inputs": ["1\\n"], "outputs": ["2\\n"]}')] == ["2\n"]
     (test,) = read_tests('{"fn_name": "f", "inputs": [[1, "a"]], "outputs": [[2]]}')
-    assert (test.calls, test.expected) == (("_entry('f')(1, 'a')",), 2)
+    assert (test.calls, test.expected, test.also) == (("_entry('f')(1, 'a')",), 2, ([2],))
+    lists = read_tests('{"fn_name": "f", "inputs": [[1], [2]], "outputs": [[1], [1, 2]]}')
+    assert [(test.expected, test.also) for test in lists] == [([1], ()), ([1, 2], ())]
     (test,) = read_tests('{"call": "f", "cases": [{"args": [1], "kwargs": {"k": null}, "output": [1, 2]}]}')
     assert test.calls == ("_entry('f')(1, k=None)",)
 
@@ -357,6 +417,13 @@ def test_values_keep_their_types_on_the_way_out(value):
         {"dict": [[[], 1]]},
         {"a": 1, "b": 2},
         {"other": {}},
+        {"opaque": 5},
+        {"opaque": [1, 2]},
+        {"iter": 5},
+        {"view": [{"a": 1, "b": 2}]},
+        {"ratio": ["1e999999999"]},
+        {"ratio": ["1e999999999", 1]},
+        {"ratio": [1, 0]},
         {"set": [place * (2**61 - 1) for place in range(40_000)]},
         {"dict": [[place * (2**61 - 1), 0] for place in range(30_000)]},
     ],
@@ -407,6 +474,26 @@ def test_the_last_closed_block_is_the_program():
     assert last_program("```json\n{}\n```") is None
     assert last_program("```python\n" + "x" * 200_000 + "\n```") is None
     assert last_program("```\n" * 10_000) in (None, "")
+
+
+@pytest.mark.parametrize(
+    "after", ["Example output:\n```\n3\n```", "Run it:\n```\npython main.py\n```", "```bash\nls\n```", "```py\nopen"]
+)
+def test_a_block_of_no_language_after_the_program_is_not_the_program(after):
+    assert last_program(f"```python\nprint(3)\n```\n{after}") == "print(3)\n"
+
+
+def test_a_block_in_an_item_of_a_list_is_dedented():
+    assert last_program("1. So:\n   ```python\n   if x:\n       y\n   ```") == "if x:\n    y\n"
+    assert last_program("  ```python\nif x:\n  y\n  ```") == "if x:\n  y\n"
+    assert last_program("```python\nif x:\n  \n  y\n```") == "if x:\n  \n  y\n"
+
+
+@pytest.mark.parametrize("flood", ["```python\n", "```\n", "```", " ", "```python\n```x\n"])
+def test_fences_without_end_take_no_time(flood):
+    began = time.process_time()
+    last_program(flood * 40_000)
+    assert time.process_time() - began < 1.0
 
 
 def test_a_sandbox_may_be_anything_that_runs():

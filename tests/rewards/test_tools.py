@@ -1,6 +1,7 @@
 """Tool calls compared by name and arguments: types, order, optional arguments, and ways of cheating."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -127,6 +128,13 @@ def test_unreadable_and_excessive_calls_are_wrong(completion):
     with pytest.raises(UnreadableCallsError):
         calls_in(completion)
     assert score(completion, [WEATHER]) == 0.0
+
+
+@pytest.mark.parametrize("flood", ["<tool_call>" * 9_000, "</tool_call>" * 4_000 + "<tool_call>" * 4_000])
+def test_tags_without_end_take_no_time(flood):
+    began = time.process_time()
+    assert score(flood, [WEATHER]) == 0.0
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize("answer", ["no json", "[3]", '[{"arguments": {}}]', '{"calls": [null]}'])

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from poise.errors import ConfigError
-from poise.tasks import load_task, prompt_text
+from poise.tasks import load_task, parse_options, prompt_text, question_text
 from poise.tasks.local import records_to_dataset
 
 RECORDS = [{"q": f"What is {i} + 1?", "truth": float(i + 1), "topic": "sums", "level": i} for i in range(40)]
@@ -46,7 +46,7 @@ def test_a_wrong_field_names_the_nearest(file):
 def test_a_template_of_the_users_own():
     dataset = records_to_dataset(RECORDS[:1], prompt="q", answer="truth", template="Q: {question}\nA:", keep="level")
     assert dataset[0]["prompt"] == "Q: What is 0 + 1?\nA:"
-    assert json.loads(dataset[0]["info"]) == {"level": 0, "question": "What is 0 + 1?"}
+    assert json.loads(dataset[0]["info"]) == {"level": 0, "_question": "What is 0 + 1?"}
     with pytest.raises(ConfigError, match="no template is called 'dapoo'; did you mean 'dapo'"):
         records_to_dataset(RECORDS[:1], prompt="q", answer="truth", template="dapoo")
 
@@ -130,3 +130,54 @@ def test_what_a_message_says_is_text():
     parts = [{"role": "user", "content": [{"type": "text", "text": "1+1="}]}]
     with pytest.raises(ConfigError, match="a list of messages with 'role' and 'content', both text"):
         records_to_dataset([{"prompt": parts}])
+
+
+def test_what_is_held_out_does_not_depend_on_words_around_the_problem(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"What is {i} + 1?", "answer": i + 1}) for i in range(200)))
+    around = ({}, {"chat": True, "system": "Be brief."}, {"template": "boxed"})
+    answers = [load_task(str(path), "test", **options)["answer"][:] for options in around]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_users_own_column_is_no_problem(tmp_path):
+    """Neither one called `question`, as many files have it, nor one of our own name."""
+    path = tmp_path / "a.jsonl"
+    records = [{"prompt": f"What is {i} + 1?", "question": "How many?", "_question": "Why?"} for i in range(50)]
+    path.write_text("\n".join(map(json.dumps, records)))
+    train, test = (load_task(str(path), split) for split in ("train", "test"))
+    assert len(train) + len(test) == 50
+    assert json.loads(train[0]["info"]) == {"question": "How many?"}
+    assert question_text(train[0]) == train[0]["prompt"]
+
+
+def test_a_number_may_be_a_columns_name(tmp_path):
+    (tmp_path / "a.csv").write_text("0,1,2\n1+1=,2,sums\n")
+    options = parse_options({"prompt": "0", "answer": "1", "domain": "2", "test_file": str(tmp_path / "a.csv")})
+    row = load_task(str(tmp_path / "a.csv"), "test", **options)[0]
+    assert (row["prompt"], row["answer"], row["domain"]) == ("1+1=", "2", "sums")
+    for option, said in (("template", "no template is called '3'"), ("test_file", "there is no file 3")):
+        with pytest.raises(ConfigError, match=said):
+            load_task(str(tmp_path / "a.csv"), "test", **{**options, option: 3})
+
+
+def test_a_domain_that_no_record_has(file):
+    with pytest.raises(ConfigError, match="no record has the field 'topc' for its domain; did you mean 'topic'"):
+        load_task(str(file), "train", prompt="q", answer="truth", domain="topc")
+
+
+def test_words_around_messages_are_refused():
+    said = [{"role": "user", "content": "2 + 2?"}]
+    with pytest.raises(ConfigError, match="holds messages, so no template or system message"):
+        records_to_dataset([{"prompt": said}], system="Be brief.")
+
+
+def test_a_seed_below_zero(file):
+    with pytest.raises(ConfigError, match="the seed that draws rows must be at least 0, got -3"):
+        load_task(str(file), "train", 5, seed=-3, prompt="q", answer="truth")
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,answer,prompt\na,1,b\n")
+    with pytest.raises(ConfigError, match=r"a\.csv has two columns 'prompt'"):
+        load_task(str(tmp_path / "a.csv"))

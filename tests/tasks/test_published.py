@@ -64,6 +64,22 @@ def test_deepscaler_and_math(parquet):
     assert json.loads(dataset[0]["info"])["level"] == "Level 5"
 
 
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"So $x = \boxed 2$.", "2"),
+        (r"So $\boxed5$.", "5"),
+        (r"It is $\boxed \frac{1}{2}.$", r"\frac{1}{2}"),
+        (r"$x$ is \boxed{3} and \boxed{4}.", "3, 4"),
+        (r"First $\boxed{3}$. After some more thought it is $\boxed{4}$.", "4"),
+    ],
+)
+def test_boxes_of_math_without_braces_and_side_by_side(parquet, solution, answer):
+    path = parquet([{"problem": "Q", "level": "Level 5", "type": "Algebra", "solution": solution}])
+    dataset = load_task("math", "train", path=path + "/data.parquet", held_out=ALL)
+    assert dataset["answer"][:] == [answer]
+
+
 def test_whole_number_answers_of_competitions(parquet):
     folder = parquet([{"problem_idx": 1, "answer": 33, "problem": "Find it.", "problem_type": ["Algebra"]}])
     for name in ("aime25", "aime26", "hmmt25", "brumo25", "amc24"):
@@ -243,3 +259,21 @@ def test_the_papers_recipes_name_tasks_and_options_that_exist(recipe):
         load_task(data["task"], "train", path="/no/such/place", **parse_options(options))
     assert reward_of(data["eval_task"]) == "math"
     assert "Not run here" in (path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("gsm8k", {"question": "?", "answer": 5}),
+        ("gsm8k", {"question": "?", "answer": None}),
+        ("svamp", {"Body": None, "Question": "?", "Answer": 1}),
+        ("mawps", {"input": "?", "target": "1/2"}),
+        ("acecode", {"question": "?", "test_cases": "not json"}),
+        ("if-rlvr", {"messages": [], "ground_truth": '[{"id": "punctuation:no_comma"}]'}),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(tmp_path, name, record):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=f"record 1 does not have the schema of '{name}'"):
+        load_task(name, "train", path=str(path))

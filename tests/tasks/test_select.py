@@ -66,7 +66,7 @@ def test_contamination_finds_copies_and_long_shared_runs_but_not_templates():
     form = "Solve this with great care and write the answer on the last line please: {}"
 
     def filled(problem):
-        return row(form.format(problem), "1", info={"question": problem})
+        return row(form.format(problem), "1", question=problem)
 
     evaluation = to_dataset([filled(shared), filled("short problem")])
     train = to_dataset([filled("Short problem!"), filled(shared + " how many eggs"), filled("something else entirely")])

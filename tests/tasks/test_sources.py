@@ -7,6 +7,7 @@ import pytest
 
 from poise.errors import ConfigError
 from poise.tasks import COLUMNS, load_task, names, parse_options, prompt_text, question_text, reward_of
+from poise.tasks.select import contamination
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real problem sets are not at {REAL}")
@@ -142,3 +143,32 @@ def test_real_single_files_are_split(name):
     train, test = (load_task(name, split, path=str(REAL)) for split in ("train", "test"))
     assert 0.05 < len(test) / (len(train) + len(test)) < 0.16
     assert all(answer.replace(".", "").replace("-", "").isdigit() for answer in train["answer"])
+
+
+@real
+@pytest.mark.parametrize(("name", "rows"), [("svamp", (784, 97)), ("mawps", (1550, 196))])
+def test_no_near_copy_of_a_held_out_problem_is_trained_on(name, rows):
+    train, test = (load_task(name, split, path=str(REAL)) for split in ("train", "test"))
+    assert (len(train), len(test)) == rows
+    assert not contamination(train, [test]).rows
+
+
+def test_svamps_published_splits_are_not_mixed(tmp_path):
+    for split in ("train", "test"):
+        rows = [{"Body": f"{split} {i}.", "Question": "How many?", "Answer": i} for i in range(9)]
+        write(tmp_path, f"svamp_{split}.jsonl", rows)
+    for split in ("train", "test"):
+        dataset = load_task("svamp", split, path=str(tmp_path))
+        assert [question_text(row).split()[0] for row in dataset] == [split] * 9
+    (tmp_path / "svamp_test.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"holds no file of 'svamp' .looked for svamp_test"):
+        load_task("svamp", "test", path=str(tmp_path))
+
+
+def test_a_file_with_the_name_of_the_test_split_is_all_of_it(tmp_path):
+    records = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(50)]
+    test, train = (write(tmp_path, f"gsm8k_{split}.jsonl", records) for split in ("test", "train"))
+    assert len(load_task("gsm8k", "test", path=str(test))) == 50
+    with pytest.raises(ConfigError, match="is by its name the test split of 'gsm8k'"):
+        load_task("gsm8k", "train", path=str(test))
+    assert sum(len(load_task("gsm8k", split, path=str(train))) for split in ("train", "test")) == 50

@@ -85,7 +85,9 @@ def evaluate_with(
     sampling = sampling or Sampling()
     check = verifier(verify)
     rows = list(dataset)
-    store = SampleStore(samples_path, _fingerprint(rows, sampling, settings or {}))
+    store = SampleStore(
+        samples_path, _fingerprint(rows, sampling, {**(settings or {}), **getattr(sampler, "settings", {})})
+    )
     for index, completions in sampler([row["prompt"] for row in rows], sampling, store.done):
         store.add(index, completions)
         if on_prompt is not None:
@@ -143,5 +145,6 @@ def _result(row: Mapping[str, Any], completions: list[Completion], verdicts: lis
 
 def _fingerprint(rows: list[Mapping[str, Any]], sampling: Sampling, settings: Mapping[str, Any]) -> dict[str, Any]:
     prompts = hashlib.blake2b("".join(map(prompt_key, rows)).encode(), digest_size=8).hexdigest()
-    named = {name: settings[name] for name in ("model", "revision", "weights", "sampler", "dtype") if name in settings}
+    names = ("model", "revision", "weights", "sampler", "dtype", "device", "engine")
+    named = {name: settings[name] for name in names if name in settings}
     return {"prompts": len(rows), "prompts_hash": prompts, **named, **asdict(sampling)}

@@ -72,7 +72,10 @@ class Sampling:
 
 
 class Sampler(Protocol):
-    """Anything that completes prompts: yields finished prompts, as (index, its k completions), in any order."""
+    """Anything that completes prompts: yields finished prompts, as (index, its k completions), in any order.
+
+    Its `settings`, if it has any, say what else changes its samples: they are not resumed under others.
+    """
 
     def __call__(
         self, prompts: Sequence[Prompt], sampling: Sampling, done: frozenset[int]
@@ -94,6 +97,10 @@ class HFSampler:
         ends = tokenizer.eos_token_id if ends is None else ends
         self.end_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.end_ids or [0])[0]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
 
     def __call__(
         self, prompts: Sequence[Prompt], sampling: Sampling, done: frozenset[int] = frozenset()

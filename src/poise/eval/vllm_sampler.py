@@ -41,6 +41,8 @@ class VLLMSampler:
             raise ConfigError("sampling with vLLM needs it installed: pip install 'poise-rl[vllm]'") from error
         self.tokenizer = tokenizer
         self.engine = LLM(model=model, **engine)
+        # An evaluation that ran out of memory may go on with another share of it.
+        self.settings = {"engine": {name: engine[name] for name in sorted({*engine} - {"gpu_memory_utilization"})}}
 
     def __call__(
         self, prompts: Sequence[Prompt], sampling: Sampling, done: frozenset[int] = frozenset()

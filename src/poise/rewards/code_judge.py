@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 # Values that are put into a table one by one: the time that keys made to collide take grows with the square.
@@ -13,6 +15,13 @@ _LARGEST_TABLE = 5_000
 
 class NotPlainError(ValueError):
     """A program's answer that is no plain data."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """A program's answer that is equal to nothing: a condition may ask whether it is true, and go through its items."""
+
+    kind: str
 
 
 def from_plain(value: Any) -> Any:
@@ -39,7 +48,15 @@ def from_plain(value: Any) -> Any:
             return bytes(inside)
         if kind == "complex":
             return complex(*inside)
-    except (TypeError, ValueError) as error:
+        if kind == "ratio":
+            over, under = inside
+            return Fraction(over, under)
+        if kind in ("iter", "view"):
+            list(map(from_plain, inside))
+            return Opaque(kind)
+        if kind == "opaque":
+            return Opaque(str(*inside))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise NotPlainError(str(error)) from error
     raise NotPlainError("a value of type ?")
 

@@ -4,8 +4,13 @@ Standard library only; its text is handed into the sandbox as the main program. 
 that forges what is written here has done no more than return another value.
 """
 
+import collections
+import collections.abc
+import itertools
 import json
 import os
+
+_MOST = 100_000  # items of an iterator, which may have no end
 
 
 def main() -> None:
@@ -25,10 +30,10 @@ def main() -> None:
         return
     for call in calls:
         try:
-            answer = {"value": plain(eval(call, scope))}
+            answer = json.dumps({"value": plain(eval(call, scope))})
         except BaseException as error:
-            answer = {"error": f"{type(error).__name__}: {error}"[:300]}
-        answers.write(json.dumps(answer) + "\n")
+            answer = json.dumps({"error": f"{type(error).__name__}: {error}"[:300]})
+        answers.write(answer + "\n")
 
 
 def _entry(scope, name):
@@ -40,7 +45,7 @@ def _entry(scope, name):
 
 
 def plain(value):
-    """A value as JSON that keeps Python's types apart; anything that is not plain data becomes its type's name."""
+    """A value as JSON that keeps Python's types apart; of what is no plain data, only whether it is true is kept."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) is list:
@@ -56,7 +61,13 @@ def plain(value):
     if isinstance(value, (list, tuple, set, int, float, str)):
         kind = next(kind for kind in (list, tuple, set, bool, int, float, str) if isinstance(value, kind))
         return plain(kind(value))
-    return {"other": type(value).__name__}
+    if isinstance(value, (collections.abc.Iterator, collections.abc.MappingView, collections.deque, range)):
+        items = [plain(item) for item in itertools.islice(value, _MOST + 1)]
+        if len(items) <= _MOST:
+            return {"iter" if isinstance(value, collections.abc.Iterator) else "view": items}
+    if type(value).__module__ == "fractions" or (type(value).__module__ == "decimal" and abs(value.adjusted()) < 400):
+        return {"ratio": list(value.as_integer_ratio())}
+    return {"opaque": [type(value).__name__]} if value else {"other": type(value).__name__}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import ast
 import builtins
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # Names that an assert may use on our side; every other call is the program's.
@@ -45,12 +45,14 @@ class CallTest:
         expected: the value expected of the only call; unused if there is a condition.
         condition: Python expression over `value[0]`, `value[1]`, ..., judged where the program is not; None compares.
         exact: whether a tuple differs from a list, and 1.0 from 1.0000001.
+        also: values that are as good as the expected one.
     """
 
     calls: tuple[str, ...]
     expected: Any = None
     condition: str | None = None
     exact: bool = False
+    also: tuple[Any, ...] = ()
 
 
 def read_tests(answer: str) -> list[StdinTest] | list[CallTest]:
@@ -120,17 +122,24 @@ class _Rename(ast.NodeTransformer):
 
 
 def _published(tests: Mapping[str, Any]) -> Iterator[Any]:
-    name = tests.get("fn_name")
-    for given, expected in zip(tests["inputs"], tests["outputs"], strict=True):
+    name, inputs, outputs = tests.get("fn_name"), tests["inputs"], tests["outputs"]
+    if len(inputs) != len(outputs):
+        raise UnreadableTestsError(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
+    # APPS wraps every returned value in a list; PRIME does not. Where either may be meant, as in both their own judges,
+    # either is right.
+    wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)
+    for given, expected in zip(inputs, outputs, strict=True):
         if name is None:
             yield StdinTest(_text(given), _text(expected))
+        elif wrapped:
+            yield replace(_call(name, {"args": given, "output": expected[0]}), also=(expected,))
         else:
-            # APPS wraps the one returned value in a list; PRIME does not.
-            wrapped = isinstance(expected, list) and len(expected) == 1
-            yield _call(name, {"args": given, "output": expected[0] if wrapped else expected})
+            yield _call(name, {"args": given, "output": expected})
 
 
 def _call(name: str, test: Mapping[str, Any]) -> CallTest:
+    if not isinstance(test.get("args", []), list):
+        raise UnreadableTestsError(f"the arguments of {name!r} are {test['args']!r:.60}, not a list")
     arguments = [repr(value) for value in test.get("args", [])]
     arguments += [f"{key}={value!r}" for key, value in test.get("kwargs", {}).items()]
     # LeetCode's form: the function is a method of a class Solution.
@@ -148,7 +157,7 @@ def read_assert(source: str) -> CallTest:
         UnreadableTestsError: it is not a single assert, or makes no call, or mixes the program into a comprehension.
 
     >>> read_assert("assert add(1, 2) == 3")
-    CallTest(calls=('add(1, 2)',), expected=3, condition=None, exact=True)
+    CallTest(calls=('add(1, 2)',), expected=3, condition=None, exact=True, also=())
     >>> read_assert("assert abs(mean([1, 2]) - 1.5) < 1e-6").condition
     'abs(value[0] - 1.5) < 1e-06'
     """

@@ -17,6 +17,7 @@ from poise.rewards.procedural_guard import exact_value
 
 Entry = Mapping[str, Any]
 Check = Callable[[str, Entry], bool]
+_TIME = r"\d+:[0-5]\d(?::[0-5]\d(?:\.\d{3})?)?"
 
 
 def is_right(name: str, answer: str, entry: Entry) -> bool:
@@ -39,8 +40,9 @@ def _folded(text: str) -> str:
 
 
 def _is_close(answer: str, entry: Entry) -> bool:
-    """The scorer counts leading characters in common, and "0" is the beginning of every probability."""
-    return abs(Fraction(answer.replace(",", "")) - Fraction(entry["answer"])) <= Fraction(1, 10_000)
+    """The scorer counts leading characters in common, and to it every probability below 1 in 10,000 is 0."""
+    right = Fraction(entry["answer"])
+    return abs(Fraction(answer.replace(",", "")) - right) <= right / 1000
 
 
 def _is_finite(answer: str, _: Entry) -> bool:
@@ -91,6 +93,26 @@ def _is_drawn(answer: str, entry: Entry) -> bool:
     return all(re.sub(r"[\s()]", "", premise) != said for premise in entry["metadata"]["premises"])
 
 
+def _is_one_assignment(answer: str, entry: Entry) -> bool:
+    """The scorer passes over words that it does not know, `not` among them."""
+    return set(re.findall(r"\w+", answer.casefold())) <= {*re.findall(r"\w+", entry["answer"].casefold()), "a", "an"}
+
+
+def _is_one_duration(answer: str, _: Entry) -> bool:
+    """The scorer ignores what follows a number of days, and takes seconds of .51 for .051."""
+    return re.fullmatch(rf"\d+(?: days?)?\.?|(?:\d+ days?, )?{_TIME}", answer.strip(), re.IGNORECASE) is not None
+
+
+def _is_bare_grid(answer: str, _: Entry) -> bool:
+    """The scorer passes over everything but ones and zeros."""
+    return re.fullmatch(r"[01\s\[\](),;|]*", answer) is not None
+
+
+def _are_bare_numbers(answer: str, _: Entry) -> bool:
+    """The scorer passes over what is no number."""
+    return re.fullmatch(r"[\d\s]*", answer) is not None
+
+
 CHECKS: dict[str, Check] = {
     "calendar_arithmetic": _is_same_text,
     "coin_flip": _is_close,
@@ -101,10 +123,14 @@ CHECKS: dict[str, Check] = {
     "game_of_life": _is_same_json,
     "game_of_life_halting": _is_same_text,
     "gsm_symbolic": _is_one_number,
+    "kakurasu": _is_bare_grid,
+    "knights_knaves": _is_one_assignment,
     "letter_jumble": _is_same_text,
     "number_sorting": _is_same_list,
     "propositional_logic": _is_drawn,
     "puzzle24": _is_24,
     "spell_backward": _is_same_text,
+    "survo": _are_bare_numbers,
+    "time_intervals": _is_one_duration,
     "word_sorting": _are_all_words,
 }

@@ -1,7 +1,7 @@
 """The code reward: does the completion's program pass its tests? Programs run in a sandbox, never here.
 
-The last fenced code block of the completion is the program. Score 1 if it passes every test, 0 if it is wrong, too slow
-or too greedy (the verdict's note says which test and why). A sandbox that does not work, or tests that cannot be
+The last fenced Python block of the completion is the program. Score 1 if it passes every test, 0 if it is wrong, too
+slow or too greedy (the verdict's note says which test and why). A sandbox that does not work, or tests that cannot be
 judged, are failures: they say nothing about the program.
 """
 
@@ -10,25 +10,35 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.answers import visible
-from poise.rewards.code_judge import NotPlainError, answers_of, from_plain, same_output, same_value
+from poise.rewards.code_judge import NotPlainError, Opaque, answers_of, from_plain, same_output, same_value
 from poise.rewards.code_tests import CallTest, StdinTest, UnreadableTestsError, read_tests
 from poise.rewards.sandbox import Limits, Outcome, Sandbox, SandboxError, open_sandbox
 from poise.rewards.verdict import Verdict
 
 _RUNNER = Path(__file__).with_name("code_runner.py")
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"([ \t]*)```[ \t]*([\w+-]*)")
 _LONGEST = 100_000  # characters of a program; published solutions are a hundredth of that
 # What decides conditions: plain data in, one true or false a line out. The program is not where this runs.
 _JUDGE = """
 import json, math, os
 folder = "/sandbox" if os.path.isdir("/sandbox") else "."
 conditions = json.load(open(os.path.join(folder, "conditions.json")))
+class Opaque:
+    __eq__ = __ne__ = __hash__ = __repr__ = None
+class View(Opaque):
+    def __init__(self, items):
+        self.items = list(items)
+    def __len__(self):
+        return len(self.items)
+    def __iter__(self):
+        return iter(self.items)
 def back(value):
     if isinstance(value, list):
         return [back(item) for item in value]
@@ -39,7 +49,13 @@ def back(value):
         return {back(key): back(item) for key, item in inside}
     if kind == "complex":
         return complex(*inside)
-    return {"tuple": tuple, "set": set, "frozenset": frozenset, "bytes": bytes}[kind](map(back, inside))
+    if kind == "ratio":
+        from fractions import Fraction
+        return Fraction(*inside)
+    if kind == "opaque":
+        return Opaque()
+    kinds = {"tuple": tuple, "set": set, "frozenset": frozenset, "bytes": bytes, "iter": iter, "view": View}
+    return kinds[kind](map(back, inside))
 for condition, values in conditions:
     try:
         print(json.dumps(bool(eval(condition, {"math": math, "value": [back(value) for value in values]}))))
@@ -140,7 +156,10 @@ class CodeVerifier:
             values = [from_plain(answer["value"]) for answer in answers]
             if test.condition is not None:
                 return "undecided"
-            return "passed" if same_value(values[0], test.expected, test.exact) else "wrong value"
+            if isinstance(values[0], Opaque):
+                return f"wrong value: a value of type {values[0].kind}"
+            good = any(same_value(values[0], value, test.exact) for value in (test.expected, *test.also))
+            return "passed" if good else "wrong value"
         except (NotPlainError, RecursionError) as error:
             return f"wrong value: {error}"
 
@@ -161,15 +180,33 @@ class CodeVerifier:
 def last_program(completion: str) -> str | None:
     """The last closed Python code block of a completion's visible part; None if there is none.
 
+    Blocks without a language count if none is Python: beside one that is, they show commands and output.
+
     >>> last_program("First:\\n```python\\nx = 1\\n```\\nBetter:\\n```python\\nx = 2\\n```")
     'x = 2\\n'
     """
-    found = [
-        match.group(2)
-        for match in _FENCE.finditer(visible(completion)[-4 * _LONGEST :])
-        if match.group(1).lower() in ("python", "python3", "py", "")
-    ]
-    return found[-1] if found and len(found[-1]) <= _LONGEST else None
+    python, untold = None, None
+    for indent, language, block in _blocks(visible(completion)[-4 * _LONGEST :]):
+        program = textwrap.dedent(block) if indent else block  # in an item of a list
+        if language in ("python", "python3", "py"):
+            python = program
+        elif not language:
+            untold = program
+    program = untold if python is None else python
+    return program if program is not None and len(program) <= _LONGEST else None
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str, str]]:
+    """A text's closed code blocks: the white space before the fence, the language, and what is inside."""
+    opened, inside = None, []
+    for line in text.split("\n"):
+        if opened is None:
+            opened, inside = _FENCE.match(line), []
+        elif line.strip(" \t") == "```":
+            yield opened.group(1), opened.group(2).lower(), "".join(inside)
+            opened = None
+        else:
+            inside.append(line + "\n")
 
 
 def _trouble(outcome: Outcome) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any
 from poise.rewards.answers import spoken
 from poise.rewards.verdict import Verdict
 
-_TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _FENCED = re.compile(r"```(?:json|tool_call)?[ \t]*\n(.*?)```", re.DOTALL)
 _MOST = 64
 _LONGEST = 100_000
@@ -69,11 +68,11 @@ def calls_in(completion: str) -> list[Call]:
         UnreadableCallsError: it tries to call and does not write JSON, or writes too much of it.
     """
     text = spoken(completion).strip()[:_LONGEST]
-    tagged = _TAGGED.findall(text)
-    if "<tool_call>" in text:
-        if len(tagged) != text.count("<tool_call>"):
+    tagged = [part.partition("</tool_call>") for part in text.split("<tool_call>")[1:]]
+    if tagged:
+        if not all(closed for _, closed, _ in tagged):
             raise UnreadableCallsError("a tool call is not closed")
-        return _limited([call for part in tagged for call in _calls(_json(part))])
+        return _limited([call for part, *_ in tagged for call in _calls(_json(part))])
     fenced = _FENCED.findall(text)
     if fenced:
         return _limited([call for part in fenced for call in _calls(_json(part))])

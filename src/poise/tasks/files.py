@@ -50,7 +50,11 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return pyarrow.parquet.read_table(path).to_pylist()
     if path.suffix == ".csv":
         with path.open(newline="", encoding=_ENCODING) as file:
-            records = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            records = list(reader)
+        names = [name for name in reader.fieldnames or () if name]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"{path} has two columns {twice!r}; rename or drop one of them")
         for number, record in enumerate(records, start=1):
             if None in record:
                 raise ConfigError(

@@ -39,21 +39,26 @@ def records_to_dataset(
         keep: comma-separated fields to keep in `info`; all other fields if None.
 
     Raises:
-        ConfigError: a field is missing (the nearest one is named), or a prompt is neither text nor messages.
+        ConfigError: a field is missing (the nearest one is named; a domain may be missing in some records), or a prompt
+            is neither text nor messages, or is messages where words are to be put around it.
     """
-    rows = []
+    rows, fields = [], set()
     for number, record in enumerate(records, start=1):
         question = _field(record, prompt, number)
         truth = _field(record, answer, number) if answer in record or answer != "answer" else ""
         _refuse_no_prompt(question, prompt, number)
         messages = isinstance(question, list | tuple)
-        if messages and template != "plain":
-            raise ConfigError(f"the field {prompt!r} holds messages, so a template cannot be put around it")
+        if messages and (template != "plain" or system):
+            raise ConfigError(
+                f"the field {prompt!r} holds messages, so no template or system message can be put around it"
+            )
+        fields.update(record)
         rest = _rest(record, (prompt, answer, domain), keep)
-        if not messages and template != "plain":
-            rest["question"] = question
+        bare = None if messages or (template == "plain" and not system) else str(question)
         said = list(question) if messages else prompt_of(str(question), template, chat, system)
-        rows.append(row(said, as_answer(truth), as_answer(record.get(domain)) or "default", rest))
+        rows.append(row(said, as_answer(truth), as_answer(record.get(domain)) or "default", rest, bare))
+    if rows and domain not in ("", "domain", *fields):
+        raise ConfigError(f"no record has the field {domain!r} for its domain{nearest(domain, sorted(fields))}")
     return to_dataset(rows)
 
 

@@ -15,6 +15,8 @@ from poise.tasks.templates import TEMPLATES
 
 # Han characters mark the Chinese half of DAPO-Math-17k.
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+# `$\boxed 2$`, as some solutions have it: up to the end of the formula.
+_UNBRACED_BOX = re.compile(r"\\boxed\s*([^\s{$][^$]{0,80})\$")
 _DAPO_BEFORE, _DAPO_AFTER = TEMPLATES["dapo"].split("{question}")
 
 
@@ -59,13 +61,15 @@ def deepscaler(record: Record) -> Problem | None:
 def hendrycks_math(record: Record) -> Problem | None:
     """MATH (arXiv 2103.03874): `problem`, `level`, `type` and a `solution` whose last box is the answer.
 
-    Also MATH-500's form, with the `answer` on its own.
+    Boxes side by side are one answer. Also MATH-500's form, with the `answer` on its own.
     """
     answers = [str(record["answer"])] if record.get("answer") else final_answers(record["solution"])
     if not answers:
+        answers = [box.strip(" .") for box in _UNBRACED_BOX.findall(record["solution"])[-1:]]
+    if not answers:
         return None
     kept = {key: record[key] for key in ("level", "type", "subject") if key in record}
-    return Problem(record["problem"], answers[-1], info=kept)
+    return Problem(record["problem"], ", ".join(answers), info=kept)
 
 
 def competition(record: Record) -> Problem:
@@ -137,7 +141,15 @@ SOURCES = (
         files={"train": ("gsm8k_train.*", "train*"), "test": ("gsm8k_test.*", "test*")},
         about="8.5k grade-school word problems",
     ),
-    Source("svamp", svamp, hub=("ChilleD/SVAMP", None), splits={"train": "train", "test": "test"}, about="1k one-step"),
+    Source(
+        "svamp",
+        svamp,
+        hub=("ChilleD/SVAMP", None),
+        splits={"train": "train", "test": "test"},
+        files={"train": ("svamp_train*",), "test": ("svamp_test*",), "all": ("svamp*",)},
+        near_copies=True,
+        about="1k one-step",
+    ),
     _mawps("mawps", "mawps*", "2k word problems of one and two steps"),
     _mawps("mawps-singleop", "mawps_singleop*", "word problems with a single operation"),
     _mawps("mawps-addsub", "mawps_addsub*", "word problems of adding and subtracting"),

@@ -37,8 +37,8 @@ def if_rlvr(record: Record) -> Problem | None:
     if any(each.id not in CONSTRAINTS for each in constraints):
         return None
     answer = json.dumps([{"id": each.id, "kwargs": dict(each.arguments)} for each in constraints])
-    asked = next(message["content"] for message in record["messages"] if message["role"] == "user")
-    return Problem(asked, answer, info={"key": record.get("key", "")})
+    asked = [message["content"] for message in record["messages"] if message["role"] == "user"]
+    return Problem(asked[0], answer, info={"key": record.get("key", "")})
 
 
 _TOOLDIAL = (

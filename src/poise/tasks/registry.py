@@ -109,8 +109,7 @@ def load_task(name: str, split: str = "train", size: int | None = None, seed: in
     if size is not None and size < 1:
         raise ConfigError(f"size must be at least 1, got {size}")
     task = find(name)
-    _check_options(task, options)
-    return task.load(split, size, seed, **options)
+    return task.load(split, size, seed, **_checked(task, options))
 
 
 def reward_of(name: str) -> str:
@@ -134,11 +133,17 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _check_options(task: Task, options: Mapping[str, Any]) -> None:
+def _checked(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, known to the task; a number is a text where it should be one, as for a column that is called 0."""
     parameters = inspect.signature(task.load).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
+        return dict(options)
     known = [key for key in parameters if key not in ("split", "size", "seed")]
     for option in options:
         if option not in known:
             raise ConfigError(f"the task {task.name!r} has no option {option!r}{nearest(option, known)}")
+    texts = {option for option in options if parameters[option].annotation in ("str", "str | None", str)}
+    return {
+        option: json.dumps(value) if option in texts and isinstance(value, int | float) else value
+        for option, value in options.items()
+    }

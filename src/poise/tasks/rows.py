@@ -17,15 +17,25 @@ from poise.errors import ConfigError
 COLUMNS = ("prompt", "answer", "domain", "info")
 Message = dict[str, str]
 Prompt = str | list[Message]
+# Where `info` keeps the bare problem; no column of a user's own gets here.
+_QUESTION = "_question"
 
 
-def row(prompt: Prompt, answer: str, domain: str = "math", info: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """One row in the shared form; `info` is stored as JSON."""
+def row(
+    prompt: Prompt,
+    answer: str,
+    domain: str = "math",
+    info: Mapping[str, Any] | None = None,
+    question: str | None = None,
+) -> dict[str, Any]:
+    """One row in the shared form; `info` is stored as JSON, with the bare problem where the prompt says more."""
+    info = {key: value for key, value in (info or {}).items() if key != _QUESTION}
+    info |= {} if question is None else {_QUESTION: question}
     return {
         "prompt": prompt,
         "answer": answer,
         "domain": domain,
-        "info": json.dumps(info or {}, ensure_ascii=False, sort_keys=True, default=str),
+        "info": json.dumps(info, ensure_ascii=False, sort_keys=True, default=str),
     }
 
 
@@ -52,10 +62,12 @@ def draw(dataset: Dataset, size: int | None, seed: int) -> Dataset:
     """`size` rows drawn without replacement, the same ones for the same seed; all rows in their order if None.
 
     Raises:
-        ConfigError: fewer rows exist than are asked for.
+        ConfigError: fewer rows exist than are asked for, or the seed is below 0.
     """
     if size is None:
         return dataset
+    if seed < 0:
+        raise ConfigError(f"the seed that draws rows must be at least 0, got {seed}")
     if not 0 < size <= len(dataset):
         raise ConfigError(
             f"asked for {size} rows, and the task has {len(dataset)}; ask for fewer, or leave the size out"
@@ -76,5 +88,5 @@ def prompt_text(prompt: Prompt) -> str:
 
 def question_text(example: Mapping[str, Any]) -> str:
     """The bare problem of a row, without the template around it, where the task kept it; else the whole prompt."""
-    kept = json.loads(example.get("info") or "{}").get("question")
+    kept = json.loads(example.get("info") or "{}").get(_QUESTION)
     return kept if isinstance(kept, str) else prompt_text(example["prompt"])

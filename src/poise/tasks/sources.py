@@ -48,7 +48,7 @@ class Source:
         template: published template (see `templates`).
         hub: (repository, config) on the hub; None if it has no known home there.
         splits: hub split of "train" and "test"; a split that is missing is made by hash from the other one.
-        files: patterns of local file names, by split; under "all" if there is one file for both.
+        files: patterns of local file names, by split ("train" and "test"); under "all" if there is one file for both.
         near_copies: its problems are often copies of each other but for a word, so training rows that share a run of
             13 words with a held-out row are dropped.
         evaluation_only: all rows are "test", and asking for "train" is an error.
@@ -110,24 +110,30 @@ class Source:
         return from_hub(repository, config, splits.get(split) or next(iter(splits.values())), revision), own_split
 
     def _local(self, split: str, path: Path) -> tuple[Iterable[Record], bool]:
+        patterns = self.files or {"all": (f"{self.name}*",)}
         if path.is_file():
-            return read_file(path), self.evaluation_only
+            is_test = any(path.match(pattern) for pattern in patterns.get("test", ()))
+            if is_test and split == "train":
+                raise ConfigError(f"{path} is by its name the test split of {self.name!r}; train on its folder")
+            return read_file(path), is_test or self.evaluation_only
         if not path.is_dir():
             raise ConfigError(f"the path of {self.name!r} is neither a file nor a folder: {path}")
-        patterns = self.files or {"all": (f"{self.name}*",)}
-        own_split = split in patterns
-        wanted = patterns.get(split) or patterns.get("all") or next(iter(patterns.values()))
-        found = sorted({file for pattern in wanted for file in path.glob(pattern) if file.is_file()})
-        if not found:
-            raise ConfigError(f"{path} holds no file of {self.name!r} (looked for {', '.join(wanted)})")
-        return [record for file in found for record in read_file(file)], own_split or self.evaluation_only
+        found = {
+            key: sorted({file for pattern in wanted for file in path.glob(pattern) if file.is_file()})
+            for key, wanted in patterns.items()
+        }
+        # A file for both splits is not read beside one of either split, which may hold its rows.
+        key = "all" if "all" in found and not (found.get("train") or found.get("test")) else split
+        if not found[key]:
+            raise ConfigError(f"{path} holds no file of {self.name!r} (looked for {', '.join(patterns[key])})")
+        return [record for file in found[key] for record in read_file(file)], key == split or self.evaluation_only
 
     def _rows(self, records: Iterable[Record], template: str, chat: bool, system: str | None) -> list[dict[str, Any]]:
         rows = []
         for number, record in enumerate(records, start=1):
             try:
                 made = self.convert(record)
-            except (KeyError, TypeError, IndexError) as error:
+            except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
                 raise ConfigError(
                     f"record {number} does not have the schema of {self.name!r}: {type(error).__name__}: {error}; "
                     f"its fields are {', '.join(map(str, record))}"
@@ -135,5 +141,5 @@ class Source:
             for problem in made if isinstance(made, list) else [made] if made is not None else []:
                 info = {**(problem.info or {}), "source": self.name, "question": problem.question}
                 prompt = prompt_of(problem.question, template, chat, system)
-                rows.append(row(prompt, problem.answer, problem.domain or self.domain, info))
+                rows.append(row(prompt, problem.answer, problem.domain or self.domain, info, problem.question))
         return rows

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Callable
 
-from poise.rewards.constraints.measure import bare, paragraphs, related, sentences, words
+from poise.rewards.constraints.measure import bare, outermost, paragraphs, related, sentences, words
 from poise.rewards.constraints.table import constraint
 
 _BULLET = re.compile(r"^[ \t]*[*•-][ \t]+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*[^*\n]+\*\*|(?<!\*)\*[^*\n]+\*(?!\*)")
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```\s*", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```(?:json)?[^\S\n]*\n(.*?)```\s*", re.DOTALL | re.IGNORECASE)
 
 
 @constraint("length_constraints:number_words")
@@ -35,8 +35,7 @@ def paragraph_first_word(response: str, num_paragraphs: int, nth_paragraph: int,
     parts = paragraphs(response)
     if len(parts) != num_paragraphs or not 1 <= nth_paragraph <= num_paragraphs:
         return False
-    said = words(parts[nth_paragraph - 1])
-    return bool(said) and bare(said[0]) == bare(first_word)
+    return bare(first_word) in outermost(parts[nth_paragraph - 1], 0)
 
 
 @constraint("paragraphs:paragraphs")
@@ -121,7 +120,10 @@ def placeholder_count(response: str, num_placeholders: int) -> bool:
 @constraint("detectable_content:postscript")
 def has_postscript(response: str, postscript_marker: str) -> bool:
     letters = [re.escape(letter) for letter in postscript_marker.strip().rstrip(".").replace(".", "")]
-    return re.search(rf"^\s*{r'[.]?[ ]?'.join(letters)}\b", response, re.IGNORECASE | re.MULTILINE) is not None
+    return (
+        re.search(rf"^[^\S\n]*[*_]{{0,3}}{r'[.]?[ ]?'.join(letters)}\b", response, re.IGNORECASE | re.MULTILINE)
+        is not None
+    )
 
 
 @constraint("combination:two_responses")

@@ -55,6 +55,16 @@ def bare(word: str) -> str:
     return word.strip().strip(string.punctuation + "“”‘’«»…").casefold()
 
 
+def outermost(text: str, place: int) -> set[str]:
+    """What may be called the first (place 0) or last (-1) word of a text, bare; more than one if it has hyphens.
+
+    >>> sorted(outermost("Well-being, first.", 0)), outermost("So be it!", -1), outermost("...", 0)
+    (['well', 'well-being'], {'it'}, set())
+    """
+    parts = [part for part in text.split() if words(part)]
+    return {bare(words(parts[place])[place]), bare(parts[place])} if parts else set()
+
+
 def related(count: int, relation: str | None, wanted: int) -> bool:
     """Whether a count stands in a relation to a number; without a relation the two must be equal.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from poise.rewards.constraints.measure import seen
+from poise.rewards.constraints.measure import seen, words
 
 Check = Callable[..., bool]
 CONSTRAINTS: dict[str, Check] = {}
@@ -44,10 +44,11 @@ def constraint(*ids: str) -> Callable[[Check], Check]:
 
 
 def holds(wanted: Constraint, response: str) -> bool:
-    """Whether a response keeps a constraint. An empty response keeps none.
+    """Whether a response keeps a constraint. A response without a word keeps none.
 
     Raises:
         UnknownConstraintError: the id is unknown, or an argument that it needs is missing.
+        ValueError: an argument that should be a number is none.
     """
     check = CONSTRAINTS.get(wanted.id)
     if check is None:
@@ -57,10 +58,16 @@ def holds(wanted: Constraint, response: str) -> bool:
     missing = [each.name for each in known if each.default is each.empty and each.name not in given]
     if missing:
         raise UnknownConstraintError(f"the constraint {wanted.id!r} lacks {', '.join(missing)}")
-    response, names = seen(response), {each.name for each in known}
+    response, kinds = seen(response), {each.name: each.annotation for each in known}
     # What a constraint asks for is looked for in the same spelling.
-    given = {name: _seen(value) for name, value in given.items() if name in names}
-    return bool(response.strip()) and bool(check(response, **given))
+    given = {name: _seen(_number(value, kinds[name])) for name, value in given.items() if name in kinds}
+    return bool(words(response)) and bool(check(response, **given))
+
+
+def _number(value: Any, kind: str) -> Any:
+    """Whole numbers may come as texts or, from a table, as floats."""
+    whole = isinstance(value, str) or (isinstance(value, float) and value.is_integer())
+    return int(value) if kind == "int" and whole else value
 
 
 def _seen(value: Any) -> Any:

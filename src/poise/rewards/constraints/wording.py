@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 from poise.rewards.constraints.language import language_of
-from poise.rewards.constraints.measure import bare, occurrences, paragraphs, related, sentences, words
+from poise.rewards.constraints.measure import bare, occurrences, outermost, paragraphs, related, sentences, words
 from poise.rewards.constraints.table import constraint
 
 
@@ -99,24 +99,22 @@ def composed(response: str, n_sent: int, n_words: int) -> bool:
 
 @constraint("first_word:first_word_answer")
 def first_word(response: str, first_word: str) -> bool:
-    said = words(response)
-    return bool(said) and bare(said[0]) == bare(first_word)
+    return bare(first_word) in outermost(response, 0)
 
 
 @constraint("first_word:first_word_sent")
 def first_word_of_sentences(response: str, first_word: str) -> bool:
-    return all(bare(words(each)[0]) == bare(first_word) for each in sentences(response))
+    return all(bare(first_word) in outermost(each, 0) for each in sentences(response))
 
 
 @constraint("last_word:last_word_answer")
 def last_word(response: str, last_word: str) -> bool:
-    said = words(response)
-    return bool(said) and bare(said[-1]) == bare(last_word)
+    return bare(last_word) in outermost(response, -1)
 
 
 @constraint("last_word:last_word_sent")
 def last_word_of_sentences(response: str, last_word: str) -> bool:
-    return all(bare(words(each)[-1]) == bare(last_word) for each in sentences(response))
+    return all(bare(last_word) in outermost(each, -1) for each in sentences(response))
 
 
 @constraint("copy:copy", "copy:copying_simple", "combination:repeat_prompt")
