@@ -98,11 +98,14 @@ def verify():
         (r"0.1\overline{6}", "1/6"),
         (r"2\sqrt{3}", "2√3"),
         ("17 cm", r"17.0\text{ centimeters}"),
+        ("53/3", r"\frac{53}{3} \approx 17.67\text{ cm}"),
+        (r"2\sqrt{3}", r"x = 2\sqrt{3} \approx 3.46"),
         ("C", "option C"),
         ("C", "c"),
         (r"\text{(C)}", r"\textbf{(C)}\ 12"),
         (r"\text{(C)}", "C. 12"),
         ("A", "A. A triangle"),
+        ("A", "A. Vitamin B12"),
     ],
 )
 def test_equal(verify, truth, said):
@@ -161,6 +164,9 @@ def test_equal(verify, truth, said):
         ("17", r"17\text{ cm}18\text{ cm}"),
         ("17", r"17\approx18"),
         ("18", r"x=17\approx18"),
+        ("17", r"17 \approx 17.9"),
+        ("17.9", r"17 \approx 17.9"),
+        ("18", r"19 \ne 18 = 18"),
         ("19", r"17\equiv18\equiv19"),
         ("18", r"x=17\ y=18"),
         ("18", "n=17, m=18"),
@@ -173,6 +179,8 @@ def test_equal(verify, truth, said):
         ("A", "A is not the answer"),
         ("A", r"\text{A, but maybe } B"),
         ("A", "A, I"),
+        ("A", "A OR b"),
+        ("A", "A. Wrong!"),
         ("A", "a = 3"),
         (r"\text{(A)}", r"\text{A or B}"),
     ],
@@ -234,7 +242,8 @@ def test_what_is_logged_is_the_answer(verify):
 
 
 def test_a_letter_is_not_cut_off_the_sentence_that_takes_it_back(verify):
-    assert verify("Answer: A. No, B", {"answer": "A"}).score == 0.0
+    for letter in ("A", "(A)", "$A$", "**A**"):
+        assert verify(f"Answer: {letter}. No, B", {"answer": "A"}).score == 0.0
     assert verify("Answer: A. The rest follows.", {"answer": "A"}).score == 1.0
 
 
@@ -307,6 +316,7 @@ def test_plain_numbers_refuse_everything_else():
         "A," + "(" * 16_000,
         "7" + r"\text{" * 2000 + "}" * 2000,
         "7=" * 8000,
+        r"9\approx" * 24 + "9",
         "7" + " " * 8000 + "**" * 4000 + "x",
         "0." + "1" * 8000 + r"\overline{3}",
     ],

@@ -17,8 +17,9 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(-?[0-9]+(?:(?:,[0-9]{3})+|\.[0-9]+)
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _LABEL = re.compile(r"(?:^|(?<=[\s*_>#.-]))answer(?:\s+is)?\s*[*_]*\s*:\s*[*_]*[ \t]*", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*)", re.MULTILINE)
-# A full stop behind a lone letter is the letter's own: `A. 12`, `A. No, B`, `D.C. USA`.
-_SENTENCE_END = re.compile(r"(?<![\s(*:.$][A-J])(?<!\([A-J]\))\.\s+[A-Z]|\n")
+_SENTENCE_END = re.compile(r"\.\s+[A-Z]|\n")
+# Behind the letter of a choice, what follows may be its text, or take it back: `A. 12`, `A. No, B`.
+_LONE_LETTER = re.compile(r"[\W_]*[A-J][\W_]*")
 _LINE_END = re.compile(r"\n")
 _BETWEEN = re.compile(
     r"(?:[\s,;.:/|&$*_()\[\]-]|\\\\|\\text\s*\{[^{}]{0,9}\}|\\q?quad"
@@ -105,9 +106,15 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[Statement]:
 
 def _labelled(text: str, stop: re.Pattern[str]) -> Iterator[Statement]:
     for match in list(_LABEL.finditer(text))[-_MOST:]:
-        stopped = stop.search(text, match.end())
-        end = stopped.start() if stopped else len(text)
+        end = _first(stop, text, match.end())
+        if _LONE_LETTER.fullmatch(text, match.end(), end):
+            end = _first(_LINE_END, text, match.end())
         yield Statement(match.start(), end, _trim(text[match.end() : end]))
+
+
+def _first(pattern: re.Pattern[str], text: str, start: int) -> int:
+    found = pattern.search(text, start)
+    return found.start() if found else len(text)
 
 
 def _boxes(text: str) -> Iterator[Statement]:

@@ -55,7 +55,7 @@ _EXPRESSION = re.compile(r"(?:[-+0-9./:^{}()\[\]| %]|\\(?:[{}%]|(?:[dtc]?frac|sq
 _ENDS_A_NUMBER = re.compile(r"(?:[0-9)}%.]|\\circ|\\pi)\s*$")
 _ONE_LETTER = re.compile(r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z.])")
 _ASIDE = re.compile(r"\([^()]*\)")
-_SEVERAL = re.compile(r"[,;&]|\\\\|[0-9]\s+[A-Za-z]")
+_SEVERAL = re.compile(r"[,;&<>]|\\\\|\\(?:neq?|[lg](?:eq?|t))(?![A-Za-z])|[0-9]\s+[A-Za-z]")
 _WORKED_OUT = re.compile(
     r"[0-9)}]\s*(?:[+*]|-|\\cdot|\\times(?!\s*10\s*\^)|\\div)\s*[0-9({\\]"
     r"|[0-9)}]\s*\(|!|\\[lr](?:ceil|floor)|\\(?:sum|prod|int|lim|binom|log|ln|sin|cos|tan|exp|gcd|max|min|bmod|pmod)(?![A-Za-z])"
@@ -93,9 +93,10 @@ _CHOICE = re.compile(r"(?:option|choice|answer)?\s*\(?([A-J])(?![^\W_])\)?", re.
 # letters; "A" and "I" may be words of a sentence.
 _REASON = re.compile(r"\b(?:because|since)\b")
 _SECOND_CHOICE = re.compile(
-    r"(?<![A-Za-z])(?:[B-HJ]|[AI](?!\s+(?!(?:is|or)\b)[a-z]))(?![A-Za-z])"
-    r"|(?:\b(?:or|and)\b|[,;/&|])[^A-Za-z0-9]*[a-j](?![A-Za-z])(?!\s+[a-z])"
-    r"|\b(?:wrong|incorrect|maybe|perhaps|instead|but|isn|(?:is|was|be)\s+not|not\s+(?:the|it|right|correct|true|sure))\b"
+    r"(?<![A-Za-z])(?:[B-HJ]|[AI](?!\s+(?!(?:is|or)\b)[a-z]))(?![A-Za-z0-9])"
+    r"|(?:\b(?i:or|and)\b|[,;/&|])[^A-Za-z0-9]*[a-j](?![A-Za-z])(?!\s+[a-z])"
+    r"|\b(?i:wrong|incorrect|maybe|perhaps|instead|but|isn|(?:is|was|be)\s+not"
+    r"|not\s+(?:the|it|right|correct|true|sure))\b"
 )
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
 _DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
@@ -155,6 +156,10 @@ def number_said(text: str) -> str | None:
     """
     if len(text) > _LONGEST:
         return None
+    exact, approximately, rounded = text.rpartition("\\approx")
+    value = number_said(exact) if approximately else None
+    if value is not None and _rounds(value, number_said(rounded) or ""):
+        return value
     *before, said = (canonical(_unwrapped(side)) for side in _RELATION.split(text))
     said = _CURRENCY.sub("", said, count=1)
     measure = _MEASURE.search(said)
@@ -263,6 +268,14 @@ def _unwrapped(text: str) -> str:
 def _is_unit(said: str) -> bool:
     """Whether words behind a number measure it. A single letter is a variable, unless it has a dot or is a unit."""
     return _NOT_UNITS.search(said) is None and all(letter in _UNITS for letter in _ONE_LETTER.findall(said))
+
+
+def _rounds(exact: str, rounded: str) -> bool:
+    """Whether the second number is the first to its last decimal place; of a root or \\pi, any decimal may be."""
+    number, short = plain_number(exact), plain_number(rounded)
+    if short is None or number is None or not _DECIMAL.fullmatch(rounded) or "." not in rounded:
+        return short is not None and number is None and re.search(r"\\(?:sqrt|pi)", exact) is not None
+    return abs(number - short) * 10 ** len(rounded.rsplit(".", 1)[1]) <= Fraction(1, 2)
 
 
 def _leads_to(said: str, before: str) -> bool:
