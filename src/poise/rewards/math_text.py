@@ -87,19 +87,8 @@ dollar dollars
 cent cents"""
 _UNITS = {word: number for number, line in enumerate(_SAME_UNITS.splitlines()) for word in line.split()}
 _UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?$")
-_LETTER = re.compile(r"\(?([A-J])\)?\.?")
-_CHOICE = re.compile(r"(?:option|choice|answer)?\s*\(?([A-J])(?![^\W_])\)?", re.IGNORECASE)
-# What is said behind a letter takes it back if it holds another letter or one of these words. A reason may name other
-# letters; "A" and "I" may be words of a sentence.
-_REASON = re.compile(r"\b(?:because|since)\b")
-_SECOND_CHOICE = re.compile(
-    r"(?<![A-Za-z])(?:[B-HJ]|[AI](?!\s+(?!(?:is|or)\b)[a-z]))(?![A-Za-z0-9])"
-    r"|(?:\b(?i:or|and)\b|[,;/&|])[^A-Za-z0-9]*[a-j](?![A-Za-z])(?!\s+[a-z])"
-    r"|\b(?i:wrong|incorrect|maybe|perhaps|instead|but|isn|(?:is|was|be)\s+not"
-    r"|not\s+(?:the|it|right|correct|true|sure))\b"
-)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
-_DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
+DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
 # A power of a power, an exponent of four digits, a factorial of three, a factorial of a factorial.
 _STEEP = re.compile(r"\^\s*\{?\s*\(?-?(?:[0-9]+\s*\^|[0-9]{4,})|[0-9]{3,}\s*\)?\s*!|!\s*\)?\s*!")
 
@@ -120,7 +109,7 @@ def canonical(answer: str) -> str:
     text = text.replace("\\left", "").replace("\\right", "").replace("\\degree", "^\\circ ")
     text = " ".join(text.replace("\\!", "").replace("\\quad", " ").split())
     text = text.strip(" $`").removesuffix("\\\\").rstrip(" .;").removeprefix("\\$").strip(" $`")
-    dressed = _DRESSED.fullmatch(text)
+    dressed = DRESSED.fullmatch(text)
     if dressed and _DECIMAL.fullmatch(dressed.group(1).strip(" ()")):
         text = dressed.group(1).strip(" ()")
     if _GROUPS.fullmatch(text.lstrip("+-")):
@@ -168,34 +157,6 @@ def number_said(text: str) -> str | None:
     if not _EXPRESSION.fullmatch(said) or re.search(r"[0-9]\s+[0-9]", said):
         return None
     return said if all(_leads_to(said, side) for side in before) else None
-
-
-def letter_of(truth: str) -> str | None:
-    r"""The letter of a ground truth that is nothing but the letter of a choice.
-
-    >>> letter_of("\\text{(C)}"), letter_of("B"), letter_of("2B")
-    ('C', 'B', None)
-    """
-    match = _LETTER.fullmatch(_DRESSED.sub(r"\1", truth).strip())
-    return match and match.group(1)
-
-
-def choice(text: str) -> str | None:
-    r"""The letter of a multiple-choice answer, however it is dressed; None if it is taken back or is one of several.
-
-    >>> choice("\\textbf{(B)} 12"), choice("option B."), choice("b"), choice("Both"), choice("B or C"), choice("b = 2")
-    ('B', 'B', 'B', None, None, None)
-    """
-    if len(text) > 1000:
-        return None
-    bare = " ".join(_DRESSED.sub(r" \1 ", text).replace("\\", " ").split())
-    match = _CHOICE.match(bare)
-    if match is None:
-        return None
-    said, rest = match.group(1), bare[match.end() :]
-    if rest and not (said.isupper() and rest[0] in " .):,"):
-        return None
-    return None if _SECOND_CHOICE.search(_REASON.split(rest)[0]) else said.upper()
 
 
 def words(text: str) -> str:

@@ -21,12 +21,11 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.answers import final_answers
+from poise.rewards.choices import choice, letter_of
 from poise.rewards.math_text import (
     canonical,
-    choice,
     is_monstrous,
     is_worded,
-    letter_of,
     number_asked,
     number_said,
     other_unit,
