@@ -30,6 +30,11 @@ from poise.rewards.exact import last_number, verify, verify_number
         (r"\boxed{5}" + "\n\nAnswer: 5", ["5"]),
         (r"<think>\boxed{1}</think>\boxed{2}", ["2"]),
         (r"<think>only thought \boxed{1}</think>nothing", []),
+        (r"so $\boxed 14$.", ["14"]),
+        (r"\boxed5", ["5"]),
+        (r"\boxed{\boxed 5}", [r"\boxed 5"]),
+        (r"\boxed 14^2", []),
+        ("Answer: A. No, B", ["A. No, B"]),
         (r"\boxed{never closed", []),
         ("no statement at all: 5", []),
         ("unanswered: 5", []),
@@ -63,6 +68,13 @@ def test_floods_of_markers_are_read_in_bounded_time(flood):
         ("Answer: −５", "-5", 1.0),
         ("Answer: 5²", "52", 0.0),
         ("Answer: 1\nAnswer: 2", "2", 0.0),
+        ("Answer: Dr. Smith", "Dr. Smith", 1.0),
+        ("Answer: Washington, D.C. USA", "Washington, D.C. USA", 1.0),
+        ("Answer: Paris. That is all.", "Paris", 1.0),
+        ("Answer: Paris. Or Rome", "Paris. Or Rome", 1.0),
+        ("", "", None),
+        ("None", None, None),
+        ("anything", " .", None),
     ],
 )
 def test_exact(completion, answer, score):
@@ -71,7 +83,16 @@ def test_exact(completion, answer, score):
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("3 - 4", "4"), ("5-3", "3"), ("x = -4", "-4"), ("$1,234.", "1234"), ("7,8", "8"), ("none", None), ("٣", None)],
+    [
+        ("3 - 4", "4"),
+        ("5-3", "3"),
+        ("x = -4", "-4"),
+        ("$1,234.", "1234"),
+        ("7,8", "8"),
+        ("none", None),
+        ("٣", None),
+        ("-$5", "-5"),
+    ],
 )
 def test_last_number(text, number):
     assert last_number(text) == number
@@ -84,3 +105,32 @@ def test_number_verifier():
     assert verify_number("9" * 10_000, {"answer": "42"}).score == 0.0
     assert verify_number("I do not know", {"answer": "42"}).score == 0.0
     assert verify_number("42", {"answer": "many"}).score is None
+    assert {verify_number(text, {"answer": "18"}).answer for text in ("18", "18.00", "18.0 eggs", "1 18")} == {"18"}
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "score"),
+    [
+        (r"\boxed{1{,}400}", "1400", 1.0),
+        (r"\boxed{1\,400}", "1,400", 1.0),
+        (r"\boxed{18\text{ cm}^2}", "18", 1.0),
+        ("Answer: -$5", "-5", 1.0),
+        ("Answer: -$5", "5", 0.0),
+        ("Answer: 18 eggs (9 * 2)", "18", 1.0),
+        ("Answer: 18 eggs (9 * 2)", "2", 0.0),
+        ("Answer: (9 * 2) 18", "18", 1.0),
+        ("42", "$42", 1.0),
+        ("42", "42 apples.", 1.0),
+        ("42", "20 + 22 = 42\n#### 42", 1.0),
+        ("3/2", "1/2", None),
+        ("0.5", "1/2", None),
+        ("3", "1e3", None),
+        ("8", "7,8", None),
+        ("3", "2^3", None),
+        ("2", r"\sqrt{2}", None),
+        ("4", "3 or 4", None),
+        ("None", None, None),
+    ],
+)
+def test_number(completion, answer, score):
+    assert verify_number(completion, {"answer": answer}).score == score

@@ -26,6 +26,8 @@ from poise.rewards.arithmetic import value_of, verify
         ("8 ÷ 2", 4),
         ("$1,250.50 + $0.50", 1251),
         ("1 / 3", Fraction(1, 3)),
+        ("50% * 20", 10),
+        ("100 - 25%", Fraction(399, 4)),
         ("42", 42),
         ("６ − ２", 4),
     ],
@@ -55,6 +57,8 @@ def test_what_is_no_expression_has_no_value(text):
         "1\u0338 + 1",
         "4 or 5 or 6",
         "4, 5, 6",
+        "4,5,6",
+        "1,2345",
     ],
 )
 def test_attacks_have_no_value_and_cost_nothing(attack):
@@ -82,6 +86,7 @@ class TestVerdict:
         assert votes == {"4"}
 
     def test_a_ground_truth_without_a_number_is_a_failure_not_a_zero(self):
+        assert verify("2 + 0", {"answer": "1/2"}).score is None
         verdict = verify("2 + 2", {"answer": "four"})
         assert verdict.score is None
         assert "'four' holds no number" in verdict.failure

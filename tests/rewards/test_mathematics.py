@@ -68,6 +68,44 @@ def verify():
         ("5", r"5\text{ cm}^2"),
         ("B", r"\text{(B) because A is empty}"),
         ("C", r"\textbf{(C)}\ 12, \text{a square}"),
+        ("18", "18 miles per hour"),
+        ("18", "18 km/h"),
+        ("18", r"18\text{ m/s}^2"),
+        ("18", r"18~\mathrm{cm}^{2}"),
+        ("18", "18 cm²"),
+        ("18", "18€"),
+        ("18", "£18"),
+        ("18", "USD 18"),
+        ("18", "18 (dollars)"),
+        ("18", r"\text{18 dollars}"),
+        ("18", "$18$ eggs per day"),
+        ("18", r"\(18\) eggs"),
+        ("18", "**18** eggs"),
+        ("18", "`18`"),
+        ("18", "x = 18 m"),
+        ("18", "9 * 2 = 18"),
+        ("18", r"\gcd(36, 54) = 18"),
+        ("113", "m+n = 100 + 13 = 113"),
+        ("14", r"14\degree"),
+        ("1000", r"1\text{,}000"),
+        ("-5", r"-\$5"),
+        ("13/4", "3 1/4"),
+        ("-3.5", r"-3\ \tfrac{1}{2}\text{ cups}"),
+        ("3 1/2", r"\frac72"),
+        ("3 1/2", "3.5"),
+        ("3 1/2", r"3\frac12"),
+        (r"\frac13", r"0.\overline{3}"),
+        (r"0.1\overline{6}", "1/6"),
+        (r"2\sqrt{3}", "2√3"),
+        ("17 cm", r"17.0\text{ centimeters}"),
+        ("53/3", r"\frac{53}{3} \approx 17.67\text{ cm}"),
+        (r"2\sqrt{3}", r"x = 2\sqrt{3} \approx 3.46"),
+        ("C", "option C"),
+        ("C", "c"),
+        (r"\text{(C)}", r"\textbf{(C)}\ 12"),
+        (r"\text{(C)}", "C. 12"),
+        ("A", "A. A triangle"),
+        ("A", "A. Vitamin B12"),
     ],
 )
 def test_equal(verify, truth, said):
@@ -104,6 +142,47 @@ def test_equal(verify, truth, said):
         ("10", "l0"),
         ("2x+1", "2x-1"),
         ("7", ""),
+        ("1", "3 1/4"),
+        ("1", "1 1/2"),
+        ("3", "3 5/4"),
+        ("1/3", "0.3"),
+        ("18", r"18 + m"),
+        ("18", r"18\text{ thousand}"),
+        ("18", r"18\text{ hundred}"),
+        ("18", r"18\text{ dozen}"),
+        ("18", r"18\text{ is wrong}"),
+        ("18", "18 per cent"),
+        ("18", "18_7"),
+        ("7", r"7\text{ minus one}"),
+        ("7", r"7\text{ tenths}"),
+        ("7", "7 millions"),
+        ("7", "7 lakh"),
+        ("7", "7x"),
+        ("1", r"1\text{ million}"),
+        ("17", r"17\text{ cm}, 18\text{ cm}, 19\text{ cm}"),
+        ("17 cm", r"17\text{ cm}, 18\text{ cm}"),
+        ("17", r"17\text{ cm}18\text{ cm}"),
+        ("17", r"17\approx18"),
+        ("18", r"x=17\approx18"),
+        ("17", r"17 \approx 17.9"),
+        ("17.9", r"17 \approx 17.9"),
+        ("18", r"19 \ne 18 = 18"),
+        ("19", r"17\equiv18\equiv19"),
+        ("18", r"x=17\ y=18"),
+        ("18", "n=17, m=18"),
+        ("18", "x=17 or x=18"),
+        ("A", "A B C D"),
+        ("A", "A. B. C. D."),
+        ("A", "A or b"),
+        ("A", "A is wrong, it is B"),
+        ("A", "A. No, B"),
+        ("A", "A is not the answer"),
+        ("A", r"\text{A, but maybe } B"),
+        ("A", "A, I"),
+        ("A", "A OR b"),
+        ("A", "A. Wrong!"),
+        ("A", "a = 3"),
+        (r"\text{(A)}", r"\text{A or B}"),
     ],
 )
 def test_unequal(verify, truth, said):
@@ -158,7 +237,32 @@ def test_what_is_logged_is_the_answer(verify):
     verdict = verify(r"\boxed{7.0}", {"answer": "8"})
     assert (verdict.score, verdict.answer) == (0.0, "7")
     assert verify("nothing", {"answer": "8"}).answer is None
-    assert verify("Answer: 1", {"answer": " "}).failure == "the example has no ground truth"
+    for missing in (" ", None):
+        assert verify("Answer: None", {"answer": missing}).failure == "the example has no ground truth"
+
+
+def test_a_letter_is_not_cut_off_the_sentence_that_takes_it_back(verify):
+    for letter in ("A", "(A)", "$A$", "**A**"):
+        assert verify(f"Answer: {letter}. No, B", {"answer": "A"}).score == 0.0
+    assert verify("Answer: A. The rest follows.", {"answer": "A"}).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("truth", "said", "vote"),
+    [
+        ("1/2", ["0.5", r"\frac{1}{2}", "1/2", "0.50", r"50\%", r"x = \frac12"], "1/2"),
+        ("2", ["0.5", r"\frac{1}{2}", "1/2", "0.50"], "1/2"),
+        ("C", ["C", r"\text{C}", r"\textbf{(C)}", "C. 12", "option C"], "C"),
+        ("B", ["C", r"\text{C}", r"\textbf{(C)}", "C. 12", "option C"], "C"),
+        ("18", ["18", r"18\text{ cm}", "x=18", "18 (dollars)"], "18"),
+        ("19", ["18", r"18\text{ cm}", "x=18", "18 (dollars)"], "18"),
+        (r"2\sqrt{2}", [r"\sqrt{8}", r"2 \sqrt{2}", r"2\sqrt2"], r"2\sqrt{2}"),
+        ("17 cm", ["17 m"], "17 m"),
+        ("0", ["0.0", "-0"], "0"),
+    ],
+)
+def test_equal_answers_are_one_vote(verify, truth, said, vote):
+    assert {verify(rf"\boxed{{{text}}}", {"answer": truth}).answer for text in said} == {vote}
 
 
 NUMBERS = st.one_of(
@@ -206,12 +310,22 @@ def test_plain_numbers_refuse_everything_else():
         "(" * 5000 + "1" + ")" * 5000,
         "x" * 50_000,
         "1," * 20_000 + "1",
+        "7" + "ha" * 100 + "!",
+        "7" + "ha" * 400 + "!",
+        "7 " + "ha " * 2000 + "!",
+        "A," + "(" * 16_000,
+        "7" + r"\text{" * 2000 + "}" * 2000,
+        "7=" * 8000,
+        r"9\approx" * 24 + "9",
+        "7" + " " * 8000 + "**" * 4000 + "x",
+        "0." + "1" * 8000 + r"\overline{3}",
     ],
 )
 def test_monsters_are_wrong_at_once(verify, said):
     start = time.process_time()
     assert verify(rf"\boxed{{{said}}}", {"answer": r"\frac{7}{2}+x"}).score == 0.0
     assert verify(rf"\boxed{{{said}}}", {"answer": "7"}).score == 0.0
+    assert verify(rf"\boxed{{{said}}}", {"answer": "B"}).score == 0.0
     assert time.process_time() - start < 1.0
 
 

@@ -1,5 +1,6 @@
 """Rewards by name: built-in, `module:function`, a file, TRL's signature, verl's, and clear errors for the rest."""
 
+import json
 import subprocess
 import sys
 
@@ -165,3 +166,14 @@ def test_a_name_cannot_be_taken_twice():
     assert resolve("test-ours") is ours
     with pytest.raises(ConfigError, match="already taken"):
         register("test-ours", theirs)
+
+
+def test_a_row_of_a_mixture_names_no_code(tmp_path):
+    trace = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')\ndef f(completion, example):\n    return 1.0\n")
+    verify = resolve("mixed")
+    for name in (f"{tmp_path}/evil.py:f", "shutil:rmtree", "code-unsafe-local", "exct"):
+        said = verify("4", {"answer": "4", "info": json.dumps({"reward": name})})
+        assert said.failure.startswith(f"data rows may name registered rewards only, not {name!r}"), said
+    assert not trace.exists()
+    assert verify("4", {"answer": "4", "info": '{"reward": "exact"}'}).score == 1.0

@@ -44,8 +44,16 @@ def test_a_failure_is_nan_and_says_why(completion: str, reason: str) -> None:
 
 
 def test_the_row_names_its_reward_and_an_override_wins() -> None:
-    assert compute_score("any", "four", "9", {"reward": HERE})["score"] == 4.0
-    assert compute_score("any", "four", "four", {"reward": HERE}, reward="exact")["score"] == 1.0
+    assert compute_score("any", "it is 9", "9", {"reward": "number"})["score"] == 1.0
+    assert compute_score("any", "four", "9", {"reward": "number"}, reward=HERE)["score"] == 4.0
+
+
+@pytest.mark.parametrize("reward", [HERE, "shutil:rmtree", "code-unsafe-local", "exakt"])
+def test_a_row_may_name_registered_rewards_only(reward: str) -> None:
+    with pytest.raises(ConfigError, match=r"data rows may name registered rewards only, not '.*; any other is named"):
+        compute_score("any", "four", "9", {"reward": reward})
+    with pytest.raises(ConfigError, match="data rows may name registered rewards only"):
+        to_verl([{"prompt": "2 + 2 =", "answer": "4"}], reward=reward)
 
 
 def test_a_converted_task_verifies_its_own_answers() -> None:
@@ -63,7 +71,7 @@ def test_the_math_reward_off_the_main_thread() -> None:
     pytest.importorskip("math_verify")
     with ThreadPoolExecutor(1) as thread:
         scored = thread.submit(compute_score, "any", "Answer: $\\frac{1}{2}$", "0.5", {}, reward="math").result()
-    assert scored == {"score": 1.0, "acc": 1.0, "pred": "\\frac{1}{2}", "failure": ""}
+    assert scored == {"score": 1.0, "acc": 1.0, "pred": "1/2", "failure": ""}
 
 
 def test_no_such_reward() -> None:

@@ -22,7 +22,7 @@ class ConvertSettings:
     to: Literal["verl", "trl"] = "verl"
     """verl: data_source, prompt, reward_model, extra_info. trl: prompt, answer, domain, info."""
     reward: str = ""
-    """Reward that verifies the rows under verl (math, module:function, ...); that of the rows' task if not set."""
+    """Built-in reward that verifies the rows under verl (math, ...); that of the rows' task if not set."""
     prompt: str = "prompt"
     """Column that holds the problem, text or messages."""
     answer: str = "answer"

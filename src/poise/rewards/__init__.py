@@ -2,6 +2,7 @@
 
 from poise.rewards.registry import (
     Reward,
+    check_row_names,
     from_trl_reward,
     from_verl_reward,
     is_trl_reward,
@@ -19,6 +20,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "as_trl_reward",
+    "check_row_names",
     "completion_text",
     "from_trl_reward",
     "from_verl_reward",

@@ -12,10 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# TeX boxes one token here, but whoever forgets the braces means the whole number.
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(-?[0-9]+(?:(?:,[0-9]{3})+|\.[0-9]+)?)(?=[\s.,;:!$*]|\\[)\]]|$)")
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _LABEL = re.compile(r"(?:^|(?<=[\s*_>#.-]))answer(?:\s+is)?\s*[*_]*\s*:\s*[*_]*[ \t]*", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"\.\s+[A-Z]|\n")
+# Behind the letter of a choice, what follows may be its text, or take it back: `A. 12`, `A. No, B`.
+_LONE_LETTER = re.compile(r"[\W_]*[A-J][\W_]*")
+_LINE_END = re.compile(r"\n")
 _BETWEEN = re.compile(
     r"(?:[\s,;.:/|&$*_()\[\]-]|\\\\|\\text\s*\{[^{}]{0,9}\}|\\q?quad"
     r"|\b(?:or|and|the|final|answer|else|either|also|maybe|perhaps|possibly|alternatively|otherwise|could|be|it|is)\b)*",
@@ -58,8 +63,12 @@ def spoken(completion: str) -> str:
     return "" if "<think>" in completion and "</think>" not in completion else visible(completion)
 
 
-def final_answers(completion: str) -> list[str]:
+def final_answers(completion: str, whole_lines: bool = False) -> list[str]:
     r"""The answer stated last: one text; several if they stand side by side; none if nothing is stated.
+
+    Args:
+        completion: text with or without reasoning.
+        whole_lines: what follows `Answer:` goes to the end of its line, not of its sentence.
 
     >>> final_answers(r"First \boxed{1}. No, it is \boxed{22}")
     ['22']
@@ -69,7 +78,7 @@ def final_answers(completion: str) -> list[str]:
     ['3', '4']
     """
     text = visible(completion)[-_TAIL:]
-    statements = _statements(text)
+    statements = _statements(text, _LINE_END if whole_lines else _SENTENCE_END)
     if not statements:
         return []
     last = [statements[-1]]
@@ -80,8 +89,9 @@ def final_answers(completion: str) -> list[str]:
     return list(dict.fromkeys(statement.text for statement in last))
 
 
-def _statements(text: str) -> list[Statement]:
-    found = [*_boxes(text), *_labelled(text), *_matches(_TAG, text), *_matches(_HASHES, text)]
+def _statements(text: str, stop: re.Pattern[str]) -> list[Statement]:
+    found = [*_boxes(text), *_labelled(text, stop)]
+    found += [statement for pattern in (_BARE_BOX, _TAG, _HASHES) for statement in _matches(pattern, text)]
     found = sorted((s for s in found if s.text), key=lambda statement: statement.start)[-_MOST:]
     # `Answer: \boxed{4}` is one statement in two forms: the innermost form is the answer. A box is said as a whole.
     boxed = [s for s in found if _BOX.match(text, s.start)]
@@ -94,11 +104,17 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[Statement]:
         yield Statement(match.start(), match.end(), _trim(match.group(1)))
 
 
-def _labelled(text: str) -> Iterator[Statement]:
+def _labelled(text: str, stop: re.Pattern[str]) -> Iterator[Statement]:
     for match in list(_LABEL.finditer(text))[-_MOST:]:
-        sentence_end = _SENTENCE_END.search(text, match.end())
-        end = sentence_end.start() if sentence_end else len(text)
+        end = _first(stop, text, match.end())
+        if _LONE_LETTER.fullmatch(text, match.end(), end):
+            end = _first(_LINE_END, text, match.end())
         yield Statement(match.start(), end, _trim(text[match.end() : end]))
+
+
+def _first(pattern: re.Pattern[str], text: str, start: int) -> int:
+    found = pattern.search(text, start)
+    return found.start() if found else len(text)
 
 
 def _boxes(text: str) -> Iterator[Statement]:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from poise.rewards.exact import last_number, plain
+from poise.rewards.exact import plain, true_number
 from poise.rewards.verdict import Verdict
 
 # A sign of multiplication may be a letter x between numbers; a dollar sign says nothing about the value.
-_TOKEN = re.compile(r"\s*(?:\$?(?P<number>(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))%?|(?P<sign>[-+*/xX×÷()]))")
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_TOKEN = re.compile(rf"\s*(?:\$?(?P<number>{_NUMBER})(?P<percent>%?)|(?P<sign>[-+*/xX×÷()]))")
 _OPERATIONS = {"x": "*", "X": "*", "×": "*", "÷": "/"}
 # A word problem of a few steps needs a dozen; what is longer is no answer.
 _LONGEST = 200
@@ -32,11 +33,11 @@ def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
     What stands behind an equals sign is not judged: `7 - 3 = 5` has the value 4. A line that is no expression of
     numbers, `+ - * /` and brackets is wrong.
     """
-    truth = last_number(str(example["answer"]))
+    truth = true_number(example["answer"])
     if truth is None:
-        return Verdict.failed(f"the ground truth {example['answer']!r} holds no number")
+        return Verdict.failed(f"the ground truth {example['answer']!r} holds no number, or not one plain number")
     value = value_of(completion)
-    return Verdict(float(value == Fraction(truth)), answer=None if value is None else str(value))
+    return Verdict(float(value == truth), answer=None if value is None else str(value))
 
 
 def value_of(text: str) -> Fraction | None:
@@ -44,6 +45,8 @@ def value_of(text: str) -> Fraction | None:
 
     >>> value_of(" 58 - 21 = 30"), value_of("(2 + 3) x $1,000"), value_of("7 / 0"), value_of("7 apples")
     (Fraction(37, 1), Fraction(5000, 1), None, None)
+    >>> value_of("50% * 20")
+    Fraction(10, 1)
     """
     line = (text.strip().splitlines() or [""])[0][: _LONGEST + 1]
     said = plain(line.split("=", 1)[0]).rstrip(".")
@@ -64,7 +67,10 @@ def _tokens(text: str) -> Iterator[Fraction | str]:
         if match is None:
             raise _NotArithmeticError(text)
         number, place = match["number"], match.end()
-        yield Fraction(number.replace(",", "")) if number else _OPERATIONS.get(match["sign"], match["sign"])
+        if number:
+            yield Fraction(number.replace(",", "")) / (100 if match["percent"] else 1)
+        else:
+            yield _OPERATIONS.get(match["sign"], match["sign"])
 
 
 Tokens = list[Fraction | str]

@@ -30,8 +30,17 @@ _VARIANTS = str.maketrans(
     }
     | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
 )
-_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z)\]])[-+])?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
+_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z)\]])[-+](?:\\?\$)?)?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+# LaTeX's thousands separators; the power of a unit, as in cm^2; a working in brackets behind an answer.
+_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\text\{,\}|\\[,;: ])(?=[0-9]{3}(?![0-9]))")
+_UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\^\{?-?[0-9]\}?")
+_WORKING = re.compile(r"\s\([^()]*\)[\s.]*$")
+# A ground truth: one number, perhaps in words and with a unit, but no part of a quotient, a power, a root or 1e3.
+_ONLY_NUMBER = re.compile(
+    r"[^0-9*+/^\\({.-]*([-+]?(?:\\?\$)?[-+]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+))"
+    r"(?:[^0-9*+^!\\]|\\(?:text|mathrm|[ ,%]))*"
+)
 # Python reads at most 4,300 digits as an integer; no ground truth comes near a hundred.
 _LONGEST = 100
 
@@ -50,24 +59,46 @@ def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
 
     A completion that states no answer in one of the known forms is compared as a whole, without its reasoning.
     """
+    truth = "" if example["answer"] is None else _folded(str(example["answer"]))
+    if not truth:
+        return Verdict.failed("the example has no ground truth")
     stated = final_answers(completion) or [visible(completion)]
+    # A sentence ends where the next begins, or at `Dr. Smith`: the answer may be all that its line says.
+    whole = final_answers(completion, whole_lines=True)
+    if len(whole) == 1 and _folded(whole[0]) == truth:
+        stated = whole
     if len(stated) > 1:
         return Verdict(0.0, answer=" | ".join(stated))
-    said, truth = _folded(stated[0]), _folded(str(example["answer"]))
+    said = _folded(stated[0])
     return Verdict(float(said == truth), answer=said)
 
 
 def verify_number(completion: str, example: Mapping[str, Any]) -> Verdict:
     """1 if the last number of the final answer (of the completion, if none is stated) equals the ground truth, else 0.
 
-    Meant for word problems and small models, whose answers come in no fixed form. Thousands separators are understood.
+    Meant for word problems and small models, whose answers come in no fixed form. Thousands separators are understood;
+    of a stated answer, what stands in brackets behind it is not read. A ground truth that is not one plain number, such
+    as 1/2, is a failure.
     """
-    stated = final_answers(completion) or [visible(completion)]
-    said = last_number(stated[0]) if len(stated) == 1 else None
-    truth = last_number(str(example["answer"]))
+    truth = true_number(example["answer"])
     if truth is None:
-        return Verdict.failed(f"the ground truth {example['answer']!r} holds no number")
-    return Verdict(float(said is not None and Fraction(said) == Fraction(truth)), answer=said)
+        return Verdict.failed(f"the ground truth {example['answer']!r} holds no number, or not one plain number")
+    stated = [_before_working(answer) for answer in final_answers(completion)] or [visible(completion)]
+    said = last_number(stated[0]) if len(stated) == 1 else None
+    value = None if said is None else Fraction(said)
+    return Verdict(float(value == truth), answer=None if value is None else str(value))
+
+
+def true_number(answer: Any) -> Fraction | None:
+    """The value of a ground truth: of one plain number, or of what a worked solution states; None for anything else.
+
+    >>> true_number("$1,400"), true_number("2 + 2\\n#### 4"), true_number("1/2"), true_number("1e3"), true_number(None)
+    (Fraction(1400, 1), Fraction(4, 1), None, None, None)
+    """
+    stated = final_answers(str(answer)) or [str(answer)]
+    match = _ONLY_NUMBER.fullmatch(_undressed(stated[0])) if len(stated) == 1 else None
+    number = None if match is None else last_number(match.group(1))
+    return None if number is None else Fraction(number)
 
 
 def last_number(text: str) -> str | None:
@@ -75,15 +106,25 @@ def last_number(text: str) -> str | None:
 
     >>> last_number("4 crates of 1,250.50 dollars.")
     '1250.50'
-    >>> last_number("the pair 7,8")
-    '8'
+    >>> last_number("the pair 7,8"), last_number("1{,}400\\\\text{ cm}^2"), last_number("-$5")
+    ('8', '1400', '-5')
     """
-    found = _NUMBER.findall(text[-4096:].translate(_VARIANTS))
+    found = _NUMBER.findall(_undressed(text))
     if not found:
         return None
-    last = found[-1].rstrip(",")
+    last = found[-1].rstrip(",").replace("\\$", "").replace("$", "")
     last = last.replace(",", "") if _GROUPED.fullmatch(last) else last.rsplit(",", 1)[-1]
     return last if len(last) <= _LONGEST else None
+
+
+def _undressed(text: str) -> str:
+    return _UNIT_POWER.sub("", _SEPARATOR.sub(",", text[-4096:].translate(_VARIANTS)))
+
+
+def _before_working(answer: str) -> str:
+    """A stated answer without the brackets at its end, if a number stands before them."""
+    working = _WORKING.search(answer)
+    return answer[: working.start()] if working and _NUMBER.search(answer, 0, working.start()) else answer
 
 
 def _folded(text: str) -> str:

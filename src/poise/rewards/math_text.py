@@ -14,30 +14,51 @@ _SYMBOLS = str.maketrans(
     | dict.fromkeys("−–﹣－", "-")
     | dict.fromkeys("\u00a0\u202f\u2009\u2007", " ")
     | {"，": ",", "．": ".", "％": "%", "（": "(", "）": ")", "：": ":"}
+    | {"~": " ", "√": "\\surd "}
     | {"π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "·": "\\cdot ", "÷": "/", "°": "^\\circ "}
     | {"≤": "\\le ", "≥": "\\ge ", "∪": "\\cup ", "±": "\\pm ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}"}
 )
-_GROUPS = re.compile(r"[0-9]{1,3}(?:(?:,|\{,\}|\\[,;: ]|\s)[0-9]{3})+(?:\.[0-9]+)?")
+_GROUPS = re.compile(r"[0-9]{1,3}(?:(?:,|\{,\}|\\text\{,\}|\\[,;: ]|\s)[0-9]{3})+(?:\.[0-9]+)?")
+# A power as Python writes it; any other `**` is bold type.
+_POWER = re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[-+]?[0-9({\\]|[A-Za-z](?![A-Za-z]))")
+# Marks that say nothing about a value; behind a second backslash, which ends a line, none begins.
+_BLANK = re.compile(r"\\?\$|(?<!\\)\\[,;: ()]")
+_ROOT = re.compile(r"\\surd\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))")
 _SCIENTIFIC = re.compile(r"([-+]?[0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _QUOTIENT = re.compile(
     r"([-+]?)(?:\\[dtc]?frac\s*\{([-+]?[0-9]+)\}\s*\{([0-9]+)\}|\\[dtc]?frac([0-9])([0-9])|([0-9]+)\s*/\s*([0-9]+))"
 )
-_UNIT = re.compile(r"(?:\\?\$\s*)?([-+]?[0-9.,/]+)\s*((?:[A-Za-z]{2,}\.?\s*){1,4})")
-# Words that change a number instead of measuring it.
+_MIXED = re.compile(
+    r"([-+]?)([0-9]+)(?:\s+([0-9]+)\s*/\s*([0-9]+)|\s*\\[dtc]?frac\s*(?:\{([0-9]+)\}\s*\{([0-9]+)\}|([0-9])([0-9])))"
+)
+_REPEATING = re.compile(r"([-+]?)([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*(?:\{([0-9]+)\}|([0-9]))")
+# A number is said shortly. Everything below this length may be looked at from each of its characters.
+_LONGEST = 200
+_RELATION = re.compile(r"=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])|≈|≡")
+_CURRENCY = re.compile(r"(?:USD|EUR|GBP|[€£])\s*(?=[-+0-9.\\])")
+_UNIT = r"(?:[A-Za-z]+\.?|[€£])(?:\s*\^\{?-?[1-3]\}?)?"
+_MEASURE = re.compile(rf"(?<![A-Za-z\\])\(?\s*({_UNIT}(?:(?:\s*/\s*|\s+){_UNIT}){{0,5}})\s*\)?$")
+# Words that change a number or take it back instead of measuring it; of the units, none begins with "per".
 _NOT_UNITS = re.compile(
-    r"hundred|thousand|[mbtr]+illion|dozens?|half|halves|thirds?|quarters?|percent|per|pi|squared|cubed|factorial|times"
-    r"|plus|minus|over|and|or|not|to|than|choose|mod|sqrt|log|ln|sin|cos|tan|exp|root",
+    r"\b(?:(?:hundred|thousand|[mbtrquad]+illion|lakh|crore|dozen|ten|half|halve|third|quarter|percent|percentage"
+    r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|[mb]illion)th)s?|zero|one|two|three|four|five"
+    r"|six|seven|eight|nine|eleven|twelve|[a-z]+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|gross|point|pi|squared"
+    r"|cubed|factorial|times|plus|minus|negative|over|under|above|below|beyond|within|mod|modulo|sqrt|log|ln|sin|cos|tan"
+    r"|exp|root|choose|and|or|nor|not|no|non|to|than|through|until|between|either|neither|both|at|about|around|approx"
+    r"|approximately|roughly|nearly|almost|maybe|perhaps|possibly|probably|but|except|unless|if|else|instead|rather"
+    r"|otherwise|also|then|so|wrong|incorrect|false|never|is|isn|was|wasn|are|be|it|up)\b|^\W*per\b|\bper\s+cent\b",
     re.IGNORECASE,
 )
+# What may remain of a number when its name and its unit are gone, for math-verify to work out.
+_EXPRESSION = re.compile(r"(?:[-+0-9./:^{}()\[\]| %]|\\(?:[{}%]|(?:[dtc]?frac|sqrt|pi|times|cdot|circ)(?![A-Za-z])))+")
+_ENDS_A_NUMBER = re.compile(r"(?:[0-9)}%.]|\\circ|\\pi)\s*$")
+_ONE_LETTER = re.compile(r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z.])")
+_ASIDE = re.compile(r"\([^()]*\)")
+_SEVERAL = re.compile(r"[,;&<>]|\\\\|\\(?:neq?|[lg](?:eq?|t))(?![A-Za-z])|[0-9]\s+[A-Za-z]")
 _WORKED_OUT = re.compile(
     r"[0-9)}]\s*(?:[+*]|-|\\cdot|\\times(?!\s*10\s*\^)|\\div)\s*[0-9({\\]"
-    r"|\)\s*\(|!|\\[lr](?:ceil|floor)|\\(?:sum|prod|int|lim|binom|log|ln|sin|cos|tan|exp|gcd|max|min|bmod|pmod)(?![A-Za-z])"
-)
-# Words in \text{} that take back or widen a number, which math-verify does not read.
-_HEDGE = re.compile(
-    r"\b(?:or|and|not|nor|at least|at most|about|around|between|except|unless|if|else|maybe)\b|(?<![A-Za-z])[0-9]",
-    re.IGNORECASE,
+    r"|[0-9)}]\s*\(|!|\\[lr](?:ceil|floor)|\\(?:sum|prod|int|lim|binom|log|ln|sin|cos|tan|exp|gcd|max|min|bmod|pmod)(?![A-Za-z])"
 )
 # Units that say the same; two of different lines do not.
 _SAME_UNITS = """cm centimeter centimeters centimetre centimetres
@@ -66,11 +87,8 @@ dollar dollars
 cent cents"""
 _UNITS = {word: number for number, line in enumerate(_SAME_UNITS.splitlines()) for word in line.split()}
 _UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?$")
-# Another letter beside the first one: `A, B` and `(A) or (B)` are two choices, `(B) 12 C` and `A because B` are one.
-_SECOND_CHOICE = re.compile(r"(?:\b(?:or|and)\b|[,;/&|(+])[^A-Za-z]*([A-J])(?![A-Za-z])(?!\s+[a-z])")
-_CHOICE = re.compile(r"\\?(?:text|textbf|mathrm|mathbf)?\{?\s*\(?([A-J])\)?\s*\}?(?:[.):,\s].*)?", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
-_DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
+DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
 # A power of a power, an exponent of four digits, a factorial of three, a factorial of a factorial.
 _STEEP = re.compile(r"\^\s*\{?\s*\(?-?(?:[0-9]+\s*\^|[0-9]{4,})|[0-9]{3,}\s*\)?\s*!|!\s*\)?\s*!")
 
@@ -84,16 +102,20 @@ def canonical(answer: str) -> str:
     '1500'
     >>> canonical("−５ ≤ x")
     '-5 \\le x'
+    >>> canonical("3 1/2"), canonical("0.\\overline{3}"), canonical("$18$ eggs")
+    ('7/2', '1/3', '18 eggs')
     """
-    text = answer.translate(_SYMBOLS).replace("**", "^").replace("\\left", "").replace("\\right", "")
+    text = _POWER.sub("^", answer.translate(_SYMBOLS)).replace("**", "")
+    text = text.replace("\\left", "").replace("\\right", "").replace("\\degree", "^\\circ ")
     text = " ".join(text.replace("\\!", "").replace("\\quad", " ").split())
-    text = text.strip(" $").removesuffix("\\\\").rstrip(" .;").removeprefix("\\$").strip(" $")
-    dressed = _DRESSED.fullmatch(text)
+    text = text.strip(" $`").removesuffix("\\\\").rstrip(" .;").removeprefix("\\$").strip(" $`")
+    dressed = DRESSED.fullmatch(text)
     if dressed and _DECIMAL.fullmatch(dressed.group(1).strip(" ()")):
         text = dressed.group(1).strip(" ()")
     if _GROUPS.fullmatch(text.lstrip("+-")):
-        text = re.sub(r"(?<=[0-9])(?:,|\{,\}|\\[,;: ]|\s)(?=[0-9]{3})", "", text)
-    return _scientific(text)
+        return re.sub(r"(?<=[0-9])(?:,|\{,\}|\\text\{,\}|\\[,;: ]|\s)(?=[0-9]{3})", "", text)
+    text = re.sub(r"^([-+])\s+(?=[0-9.])", r"\1", " ".join(_BLANK.sub(" ", text).split()))
+    return _respelled(_ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", text))
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -113,29 +135,28 @@ def plain_number(text: str) -> Fraction | None:
     return None if bottom == 0 else Fraction(-top if match.group(1) == "-" else top, bottom)
 
 
-def without_unit(text: str) -> str:
-    """A number without the words that say what it counts; any other text as it is.
+def number_said(text: str) -> str | None:
+    r"""What an answer to a numerical question says, without its name and unit; None if it says more than one number.
 
-    >>> without_unit("18 dollars"), without_unit("5 million")
-    ('18', '5 million')
+    >>> [number_said(text) for text in ("x = 18\\text{ cm}^2", "18 miles per hour", "m + n = 9 + 9 = 18", "2^{10}")]
+    ['18', '18', '18', '2^{10}']
+    >>> [number_said(text) for text in ("5 million", "3 \\text{ or more}", "17\\text{ cm}, 18", "4 = 3")]
+    [None, None, None, None]
     """
-    match = _UNIT.fullmatch(text)
-    if match is None or any(_NOT_UNITS.fullmatch(word) for word in match.group(2).replace(".", " ").split()):
-        return text
-    return canonical(match.group(1))
-
-
-def choice(text: str) -> str | None:
-    r"""The letter of a multiple-choice answer, however it is dressed.
-
-    >>> choice("\\textbf{(B)} 12"), choice("B."), choice("Both")
-    ('B', 'B', None)
-    """
-    bare = _DRESSED.sub(r" \1 ", text).strip()
-    match = _CHOICE.fullmatch(bare)
-    if match is None or any(other != match.group(1) for other in _SECOND_CHOICE.findall(bare, match.end(1))):
+    if len(text) > _LONGEST:
         return None
-    return match.group(1)
+    exact, approximately, rounded = text.rpartition("\\approx")
+    value = number_said(exact) if approximately else None
+    if value is not None and _rounds(value, number_said(rounded) or ""):
+        return value
+    *before, said = (canonical(_unwrapped(side)) for side in _RELATION.split(text))
+    said = _CURRENCY.sub("", said, count=1)
+    measure = _MEASURE.search(said)
+    if measure and _is_unit(measure.group(1)) and _ENDS_A_NUMBER.search(said[: measure.start()]):
+        said = canonical(said[: measure.start()])
+    if not _EXPRESSION.fullmatch(said) or re.search(r"[0-9]\s+[0-9]", said):
+        return None
+    return said if all(_leads_to(said, side) for side in before) else None
 
 
 def words(text: str) -> str:
@@ -149,27 +170,29 @@ def is_worded(text: str) -> bool:
     return re.fullmatch(r"[^\W\d_]{3,}(?:[\s,'-]+[^\W\d_]+)*", bare.strip()) is not None
 
 
-def hedges(text: str, number: Fraction) -> bool:
-    r"""Whether an answer says a number and something else: `3 \text{ or more}`, `4 = 3`.
+def unit_of(text: str) -> int | None:
+    r"""The unit of length, mass, time, volume or money at an answer's end, as a number: spellings of one share it.
 
-    >>> [hedges(text, Fraction(3)) for text in ("3 \\text{ (or 4)}", "4 = 3", "3 \\text{ cm}^2", "x = 3")]
-    [True, True, False, False]
+    >>> unit_of("10\\text{ cm}") == unit_of("10 centimeters"), unit_of("10 cm") == unit_of("10 m"), unit_of("10 eggs")
+    (True, False, None)
     """
-    if any(_HEDGE.search(said) for said in _TEXT.findall(text) if plain_number(said.strip()) is None):
-        return True
-    sides = [plain_number(side.strip()) for side in text.split("=")[:-1]]
-    return any(side is not None and side != number for side in sides)
+    match = _UNIT_AT_END.search(_TEXT.sub(r" \1 ", text).strip())
+    return _UNITS.get(match.group(1).casefold()) if match else None
 
 
 def other_unit(truth: str, said: str) -> bool:
-    r"""Whether both name a unit of length, mass, time, volume or money, and not the same one.
-
-    >>> other_unit("10 cm", "10\\text{ m}"), other_unit("10 cm", "10 centimeters"), other_unit("10 cm", "10")
-    (True, False, False)
-    """
-    found = [_UNIT_AT_END.search(_TEXT.sub(r" \1 ", text).strip()) for text in (truth, said)]
-    units = [_UNITS.get(match.group(1).casefold()) if match else None for match in found]
+    """Whether both name a unit, and not the same one."""
+    units = unit_of(truth), unit_of(said)
     return None not in units and units[0] != units[1]
+
+
+def number_asked(truth: str) -> str | None:
+    """The number that a ground truth is, without its unit; None if it is none, or has letters that may be variables.
+
+    >>> number_asked("10 cm"), number_asked("2ab"), number_asked("x = 5")
+    ('10', None, None)
+    """
+    return number_said(truth) if unit_of(truth) is not None or _EXPRESSION.fullmatch(truth) else None
 
 
 def still_to_work_out(text: str) -> bool:
@@ -198,9 +221,47 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _scientific(text: str) -> str:
-    match = _SCIENTIFIC.fullmatch(text)
-    if match is None:
+def _unwrapped(text: str) -> str:
+    r"""An answer with the words of `\text{}` among the others; a single letter there is no variable: it gets a dot."""
+    return _TEXT.sub(lambda said: " " + _ONE_LETTER.sub(r"\1.", said[1]) + " ", text)
+
+
+def _is_unit(said: str) -> bool:
+    """Whether words behind a number measure it. A single letter is a variable, unless it has a dot or is a unit."""
+    return _NOT_UNITS.search(said) is None and all(letter in _UNITS for letter in _ONE_LETTER.findall(said))
+
+
+def _rounds(exact: str, rounded: str) -> bool:
+    """Whether the second number is the first to its last decimal place; of a root or \\pi, any decimal may be."""
+    number, short = plain_number(exact), plain_number(rounded)
+    if short is None or number is None or not _DECIMAL.fullmatch(rounded) or "." not in rounded:
+        return short is not None and number is None and re.search(r"\\(?:sqrt|pi)", exact) is not None
+    return abs(number - short) * 10 ** len(rounded.rsplit(".", 1)[1]) <= Fraction(1, 2)
+
+
+def _leads_to(said: str, before: str) -> bool:
+    """Whether the text before an equals sign names or works out what is said behind it, and no other answer."""
+    number, outside = plain_number(before), _ASIDE.sub("", before)
+    if number is not None:
+        return number == plain_number(said)
+    return _SEVERAL.search(outside) is None and re.search(r"\b(?:or|and|not)\b", outside) is None
+
+
+def _respelled(text: str) -> str:
+    """Scientific notation, mixed numbers and repeating decimals as a whole number or a quotient."""
+    if len(text) > _LONGEST:
         return text
-    value = Fraction(match.group(1)) * Fraction(10) ** int(match.group(2))
-    return str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
+    if match := _SCIENTIFIC.fullmatch(text):
+        value = Fraction(match.group(1)) * Fraction(10) ** int(match.group(2))
+    elif match := _MIXED.fullmatch(text):
+        sign, whole, top, bottom = (part for part in match.groups() if part is not None)
+        if not 0 < int(top) < int(bottom):
+            return text
+        value = int(f"{sign}1") * (int(whole) + Fraction(int(top), int(bottom)))
+    elif match := _REPEATING.fullmatch(text):
+        sign, whole, once, again = (part for part in match.groups() if part is not None)
+        nines = 10 ** len(once) * (10 ** len(again) - 1)
+        value = int(f"{sign}1") * Fraction(int(whole + once + again) - int(whole + once or "0"), nines)
+    else:
+        return text
+    return str(value)

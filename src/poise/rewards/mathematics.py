@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from fractions import Fraction
@@ -22,16 +21,16 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.answers import final_answers
+from poise.rewards.choices import choice, letter_of
 from poise.rewards.math_text import (
     canonical,
-    choice,
-    hedges,
     is_monstrous,
     is_worded,
+    number_asked,
+    number_said,
     other_unit,
     plain_number,
     still_to_work_out,
-    without_unit,
     words,
 )
 from poise.rewards.verdict import Verdict
@@ -67,7 +66,7 @@ class MathVerifier:
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """1 if the final answer equals `example["answer"]`, 0 if not, a failure if that could not be found out."""
-        truth = canonical(str(example["answer"]))
+        truth = "" if example["answer"] is None else canonical(str(example["answer"]))
         if not truth:
             return Verdict.failed("the example has no ground truth")
         stated = list(dict.fromkeys(canonical(answer) for answer in final_answers(completion)))
@@ -77,7 +76,8 @@ class MathVerifier:
         try:
             if len(stated) > 1 and all(self.equal(stated[0], other) for other in stated[1:]):
                 said = stated[0]  # one answer in several spellings
-            return Verdict(float(self.equal(truth, said)), answer=_shown(said))
+            equal = self.equal(truth, said)
+            return Verdict(float(equal), answer=_vote(truth, said, equal))
         except WorkerTimeoutError:
             return Verdict.failed(f"comparing {said[:80]!r} with {truth[:80]!r} took longer than {self.seconds:g} s")
         except EOFError as error:
@@ -90,11 +90,10 @@ class MathVerifier:
             WorkerTimeoutError, EOFError: the check did not come to an end.
         """
         known = quickly_equal(truth, said)
-        return (
-            self._checked(truth, without_unit(said) if plain_number(truth) is not None else said)
-            if known is None
-            else known
-        )
+        if known is not None:
+            return known
+        number = number_asked(truth)
+        return self._checked(truth, said) if number is None else self._checked(number, number_said(said) or said)
 
     def _checked(self, truth: str, said: str) -> bool:
         key = (truth, said)
@@ -118,11 +117,12 @@ def quickly_equal(truth: str, said: str) -> bool | None:
     """Whether two answers in canonical spelling are equal, if that is plain to see; None if it takes a computation."""
     if said == truth:
         return True
-    number = plain_number(truth)
+    number = plain_number(number_asked(truth) or "")
     if number is not None:
-        return _number_equal(number, truth, said)
-    if re.fullmatch(r"\(?[A-J]\)?", truth):
-        return choice(said) == truth.strip("()")
+        return not other_unit(truth, said) and _number_equal(number, truth, said)
+    letter = letter_of(truth)
+    if letter is not None:
+        return choice(said) == letter
     if is_worded(truth) or is_worded(said):
         return words(said) == words(truth)
     if not said.isascii() or is_monstrous(said, truth) or other_unit(truth, said):
@@ -130,23 +130,28 @@ def quickly_equal(truth: str, said: str) -> bool | None:
     return None
 
 
-def _shown(said: str) -> str:
-    """What is logged and voted on: whole numbers in one spelling."""
-    number = plain_number(without_unit(said))
-    return str(number) if number is not None and number.denominator == 1 else said[:200]
+def _vote(truth: str, said: str, equal: bool) -> str:
+    """What is logged and voted on: right answers as the truth, other numbers and letters in one spelling each."""
+    right = _spelled(truth, truth)
+    vote = right if equal else _spelled(said, truth)
+    return said[:200] if vote == right and not equal else vote
+
+
+def _spelled(said: str, truth: str) -> str:
+    bare = number_said(said)
+    if bare is not None:
+        number = plain_number(bare)
+        return bare if number is None else str(number)
+    return (choice(said) if letter_of(truth) else None) or said[:200]
 
 
 def _number_equal(number: Fraction, truth: str, said: str) -> bool | None:
-    found = plain_number(without_unit(said))
-    if found is not None:
-        if found == number:
-            return True
-        return False if abs(found - number) > _CLOSE * max(1, abs(number)) else None
-    if not said.isascii() or is_worded(said) or is_monstrous(said, truth) or still_to_work_out(said):
+    bare = None if is_monstrous(said, truth) else number_said(said)
+    if bare is None:
         return False
-    if hedges(said, number):
-        return False
-    # Two numbers with nothing but a space between them would be added up.
-    if re.search(r"[0-9]\s+[0-9]", said) and not re.fullmatch(r"[-+]?[0-9]+\s+[0-9]+\s*/\s*[0-9]+", said):
-        return False
-    return None
+    found = plain_number(bare)
+    if found is None:
+        return False if still_to_work_out(bare) else None
+    if found == number:
+        return True
+    return False if abs(found - number) > _CLOSE * max(1, abs(number)) else None

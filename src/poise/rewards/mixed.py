@@ -1,6 +1,7 @@
 """The reward of a mixture of domains: each row is verified by the reward that its own `info` names.
 
-For tasks whose rows need different verifiers (GURU: math, code, logic, ...). A row that names none is a failure.
+For tasks whose rows need different verifiers (GURU: math, code, logic, ...). A row that names none is a failure, and
+so is one that names code of its own: what is imported is for the command line and the configuration to say.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from poise.rewards.registry import verifier
+from poise.errors import ConfigError
+from poise.rewards.registry import check_row_names, verifier
 from poise.rewards.verdict import Verdict
 
 
@@ -20,6 +22,10 @@ def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
         return Verdict.failed("the row's info names no reward")
     if name == "mixed":
         return Verdict.failed("the row's info names the mixture itself")
+    try:
+        check_row_names(name)
+    except ConfigError as error:
+        return Verdict.failed(str(error))
     return verifier(name)(completion, example)
 
 

@@ -38,6 +38,8 @@ _REWARDS: dict[str, Reward | str] = {
     "procedural": "poise.rewards.procedural:verify",
     "procedural-partial": "poise.rewards.procedural:verify_partial",
 }
+# Rewards that run code with no sandbox: only who starts the run may ask for one.
+_UNGUARDED = {"code-unsafe-local"}
 # Held while a built-in is imported and made: verl's reward workers ask for one from many threads at once.
 _MAKING = RLock()
 
@@ -89,6 +91,23 @@ def verifier(spec: str | Reward) -> Verifier:
     if is_trl_reward(reward):
         return from_trl_reward(reward)
     return reward if reward.__module__.startswith("poise.") else _in_verdicts(reward)
+
+
+def check_row_names(name: str) -> None:
+    """Refuses a reward that a data row may not name.
+
+    Rows come from files and the hub. They may choose among the rewards there are, but not what code is imported, nor
+    that code runs with no sandbox.
+
+    Raises:
+        ConfigError: the name is no registered one, or that of a reward without a sandbox.
+    """
+    allowed = [known for known in names() if known not in _UNGUARDED]
+    if name not in allowed:
+        raise ConfigError(
+            f"data rows may name registered rewards only, not {name!r}{nearest(name, allowed)}; any other is named "
+            "where the run starts: --reward, or +reward.custom_reward_function.reward_kwargs.reward under verl"
+        )
 
 
 def _in_verdicts(reward: Callable[..., Any]) -> Verifier:

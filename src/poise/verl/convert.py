@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from poise.errors import ConfigError
+from poise.rewards import check_row_names
 from poise.tasks.files import read_file
 
 Form = Literal["verl", "trl"]
@@ -40,14 +41,16 @@ def to_verl(
     Args:
         rows: mappings with the columns prompt, answer, domain, info; further columns are kept in extra_info.
         split: noted in extra_info, as verl's own datasets do.
-        reward: name of the reward that verifies the rows, for `poise.verl.reward.compute_score`; if empty, the reward
-            of the task that `domain` names.
+        reward: registered name of the reward that verifies the rows, for `poise.verl.reward.compute_score`; if empty,
+            the reward of the task that `domain` names.
         prompt, answer: columns that hold the problem (text or messages) and the ground truth.
         domain: data_source of rows that have no domain; verl's own word for it if not given.
 
     Raises:
-        ConfigError: a row has no prompt, or holds what JSON cannot.
+        ConfigError: a row has no prompt, or holds what JSON cannot; or rows may not name that reward.
     """
+    if reward:
+        check_row_names(reward)
     return [_to_verl(row, index, split, reward, prompt, answer, domain) for index, row in enumerate(rows)]
 
 

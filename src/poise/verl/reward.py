@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from poise.rewards import Verdict, Verifier, verifier
+from poise.rewards import Verdict, Verifier, check_row_names, verifier
 from poise.tasks import reward_of
 from poise.verl.convert import info_of
 
@@ -33,7 +33,7 @@ def compute_score(
         data_source: the row's domain; if nothing else names a reward, the task whose reward verifies it.
         solution_str: the completion.
         ground_truth: the row's answer.
-        extra_info: may name the reward (`reward`), and holds the row's `info`.
+        extra_info: may name a registered reward (`reward`), and holds the row's `info`.
         reward: a built-in reward or `module:function`, over what the row says.
         kwargs: what else verl passes.
 
@@ -42,10 +42,13 @@ def compute_score(
         failed; pred, the extracted answer; failure, the reason.
 
     Raises:
-        ConfigError: no reward has that name.
+        ConfigError: no reward has that name, or the row names one of its own.
     """
     extra_info = extra_info or {}
-    verify = _verifier(reward or str(extra_info.get("reward") or "") or reward_of(data_source))
+    named = str(extra_info.get("reward") or "")
+    if named and not reward:
+        check_row_names(named)
+    verify = _verifier(reward or named or reward_of(data_source))
     example = {"prompt": "", "answer": ground_truth, "domain": data_source, "info": info_of(extra_info)}
     try:
         verdict = verify(solution_str, example)
