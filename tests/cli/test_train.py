@@ -237,15 +237,15 @@ def test_a_failing_reward_stops_the_run_with_its_reason(workplace, poise: Callab
 
 @pytest.mark.slow
 def test_two_processes_write_one_run(workplace, tmp_path: Path) -> None:
-    flags = [*workplace.flags, "--steps", "2", "--out", str(tmp_path / "run")]
+    flags = [*workplace.flags, "--steps", "4", "--rollout-budget", "32", "--out", str(tmp_path / "run")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     command = [*launch, "-m", "poise.cli", "train", *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith("step=")] == [
-        "step=1/2",
-        "step=2/2",
+        "step=1/4",
+        "step=2/4",
     ]
     folder = RunFolder(tmp_path / "run")
     assert [record["rollouts"] for record in folder.metrics.read()] == [16, 32]
