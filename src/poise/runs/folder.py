@@ -211,7 +211,7 @@ class RunFolder:
         """
 
         def remains(made: int) -> bool:
-            return 0 < step and made <= step
+            return step > 0 and made <= step
 
         for path in self._staged():
             path.unlink()

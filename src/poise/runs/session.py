@@ -227,14 +227,18 @@ def _show(folder: RunFolder, display: Display) -> None:
     """Plots, summary and report from whatever the folder holds; a failure here must not spoil the run."""
     if not is_main_process():
         return
-    from poise.report import write_report
-
     try:
+        from poise.report import write_report
+
         for sentence in write_report([folder.path]):
             display.note(sentence)
     except ImportError as error:
         display.note(
             f"no plots and no report: {error}; pip install 'poise-rl[report]', then poise report {folder.path}"
+        )
+    except Exception as error:
+        display.note(
+            f"no report: {type(error).__name__}: {error}; the run is whole, poise report {folder.path} retries"
         )
 
 
