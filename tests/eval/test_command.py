@@ -59,6 +59,11 @@ def test_paired_against_another_run(config, tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "difference" in shown
     assert "paired over 12 prompts" in shown
+    assert "not measured alike" not in shown
+    greedy = replace(second, k=1, temperature=0.0, stop=("3",), out=str(tmp_path / "third"))
+    assert run(greedy) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not measured alike: k 1 against 2, temperature 0.0 against 1.0, stop ('3',) against ()" in shown
 
 
 def test_another_task_is_refused_before_anything_is_sampled(config, tmp_path):

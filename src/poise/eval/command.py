@@ -152,7 +152,9 @@ def verdict(comparison: Comparison, other: str, model: str) -> str:
         f"paired over {comparison.prompts} prompts"
     )
     alone = comparison.only_first + comparison.only_second
-    return sentence + (f" ({alone} prompts are in one run only)" if alone else "")
+    sentence += f" ({alone} prompts are in one run only)" if alone else ""
+    unlike = ", ".join(f"{name} {now!r} against {then!r}" for name, (then, now) in comparison.unlike.items())
+    return sentence + (f"; the two were not measured alike: {unlike}" if unlike else "")
 
 
 def _evaluation_file(place: str) -> Path:
