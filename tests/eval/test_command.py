@@ -94,6 +94,8 @@ def test_a_retrained_model_in_the_same_folder_is_not_resumed(config, saved):
         ({"task_options": ("prompt",)}, "option 'prompt' is not of the form name=value"),
         ({"reward_weights": (1.0, 2.0)}, "2 reward weights for 1 rewards"),
         ({"temperature": 0.0}, "the same completion 2 times"),
+        ({"revision": "main"}, "--revision main is one of a hub model, and .* is not on the hub"),
+        ({"engine_options": ("max_model_len=9",)}, "--engine-options max_model_len=9 are vLLM's; add --sampler vllm"),
         ({"against": "/no/run"}, "there is no evaluation at /no/run"),
     ],
 )
