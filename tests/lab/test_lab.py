@@ -87,7 +87,7 @@ def test_variance_study_end_to_end_and_resumed(tmp_path: Path) -> None:
         (["lab", "valu"], "unknown command 'valu'; did you mean 'value'"),
         (["lab", "value", "--k", "8"], "--k must be at least 10, got 8"),
         (["lab", "value", "--temperature", "0"], "--temperature must be above 0"),
-        (["lab", "value", "--seed", "-1"], "--seed must be between 0 and 2^32 - 1, got -1"),
+        (["lab", "value", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["lab", "value", "--row-counts", "16", "0"], "--row-counts must be at least 1, got 0"),
         (["lab", "value", "--component-counts", "4", "-2"], "--component-counts must be at least 1, or -1 for the"),
         (["lab", "value", "--alphas", "0"], "--alphas must be above 0, and finite, got 0"),

@@ -143,7 +143,7 @@ def check_positive(settings: PolicySettings, *names: str) -> None:
         _refuse(settings, name, lambda value: value >= 1 or value == -1, "at least 1, or -1 for the state as it is")
     for name in ("probe_alpha", "alphas", "critic_rates"):
         _refuse(settings, name, lambda value: 0 < value < math.inf, "above 0, and finite")
-    _refuse(settings, "seed", lambda value: 0 <= value < 1 << 32, "between 0 and 2^32 - 1")
+    _refuse(settings, "seed", lambda value: value >= 0, "at least 0")
     if not settings.temperature > 0:
         raise ConfigError(f"--temperature must be above 0, got {settings.temperature}: a study needs varied rollouts")
     if not settings.critic_rates:
