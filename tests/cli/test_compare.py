@@ -93,6 +93,7 @@ WRONG = [
     (["--only", "pose"], "no method is called 'pose'; did you mean 'poise'?"),
     (["--learning-rates", "0"], "poise: --learning-rates takes positive numbers"),
     (["--update-norm", "0.3"], "poise: --update-norm 0.3 is that of the matched arm; add --matched (see poise lab"),
+    (["--train-size", "3", "--dry-run"], "3 training prompts are fewer than the 8 of one step"),
     (["--rollouts", "30"], "is no multiple of --rollouts-per-step"),
     (["--methods", "none.toml"], "there is no configuration file none.toml"),
     (["--base", "none.toml"], "there is no configuration file none.toml"),

@@ -27,7 +27,7 @@ def test_every_update_gets_the_norm_that_is_asked_for(workplace, poise: Callable
 
 
 def test_a_run_ends_with_its_budget_of_rollouts(workplace, poise: Callable) -> None:
-    flags = [*workplace.flags, "--rollout-budget", "40", "--save-every", "1", "--no-report", "--out", "spent"]
+    flags = [*workplace.flags, "--rollout-budget", "40", "--save-every", "2", "--no-report", "--out", "spent"]
     told = poise("train", *flags)
     assert told.status == 0, told.err
     run = RunFolder("spent")
@@ -41,3 +41,4 @@ def test_a_run_ends_with_its_budget_of_rollouts(workplace, poise: Callable) -> N
     more = poise("train", "--out", "spent", "--resume", "auto", "--rollout-budget", "64")
     assert more.status == 0, more.err
     assert [record["rollouts"] for record in run.metrics.read()] == [16, 32, 48, 64]
+    assert run.metrics.read()[:3] == records, "they are not made again: the budget's end is saved as well"

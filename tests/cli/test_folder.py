@@ -48,6 +48,17 @@ def test_a_run_is_never_overwritten(folder: RunFolder, tmp_path: Path) -> None:
         RunFolder(tmp_path / "other" / "thesis.tex").refuse_if_used()
 
 
+def test_a_start_that_died_before_its_settings_can_be_made_again(tmp_path: Path) -> None:
+    died = RunFolder(tmp_path / "run")
+    died.make()
+    for name in (".lock", ".config.toml.4711.partial"):
+        (died.path / name).touch()
+    died.refuse_if_used()
+    (died.completions / "step_00001.parquet").touch()
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        died.refuse_if_used()
+
+
 def test_a_folder_has_one_writer(folder: RunFolder) -> None:
     with folder.locked(), pytest.raises(ConfigError, match="another process"), folder.locked():
         pass
@@ -110,6 +121,14 @@ def test_rewinding_drops_what_came_later(folder: RunFolder) -> None:
     ]
     assert [each.updates for each in folder.all_checkpoints()] == [4]
     assert not list((folder.checkpoints / "completions").iterdir())
+
+
+def test_a_run_that_starts_again_keeps_nothing(folder: RunFolder) -> None:
+    folder.evaluations.append({"step": 0})
+    folder.evaluation_file(0).write_text("{}")
+    assert folder.rewind(0) == 0
+    assert folder.evaluations.read() == []
+    assert names(folder.path / "evaluations") == []
 
 
 def test_completion_files_are_named_by_step(folder: RunFolder) -> None:

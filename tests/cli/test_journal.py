@@ -26,6 +26,14 @@ def test_a_line_torn_by_a_kill_is_ignored_and_dropped(tmp_path: Path) -> None:
     assert [record["step"] for record in journal.read()] == [1, 2]
 
 
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    records = [{"domain/a\u2028b\u0085c": 0.5}, {"step": 1}]
+    for record in records:
+        journal.append(record)
+    assert journal.read() == records
+
+
 def test_a_broken_line_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')

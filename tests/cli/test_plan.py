@@ -48,7 +48,7 @@ def test_a_plan_accounts_for_every_rollout(prompts: int, group: int, updates: in
         ({"prompts_per_step": 2}, 4, "--prompts-per-step 4 can"),
         ({"micro_batch": 7}, 1, "these do: 1, 2, 4, 8, 16, 32, 64"),
         ({"rollouts_per_prompt": 0}, 1, "--rollouts-per-prompt must be at least 1, got 0"),
-        ({"steps": 0}, 1, "--steps must be at least 1, got 0"),
+        ({"steps": 0}, 1, "--steps must be between 1 and 1000000000, got 0"),
         ({"clip_low": 1.5}, 1, "--clip-low must be between 0 and 1, got 1.5"),
         ({"learning_rate": -1.0}, 1, "--learning-rate must be at least 0"),
     ],

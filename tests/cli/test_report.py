@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -23,7 +24,9 @@ from poise.report.draw import running_mean, thin
 from poise.report.figures import reliability
 from poise.report.page import cell, number
 from poise.report.summary import sentence
+from poise.runs.display import Lines
 from poise.runs.folder import RunFolder
+from poise.runs.session import _show
 from poise.runs.settings import PoiseSettings, RewardSettings, TrainSettings
 
 FIGURES = {"held_out", "reward", "variance", "mixture", "calibration", "error", "tracking", "grad_norm", "policy"}
@@ -128,6 +131,33 @@ def test_the_summary_is_what_the_files_say(run: RunFolder, poise: Callable) -> N
     assert summary["last_fifth"]["reward"] == pytest.approx(np.mean([26, 27, 28, 29, 30]) / 30, rel=0.03)
     assert summary["last_fifth"]["variance_ratio"] == pytest.approx(0.7)
     assert summary["held_out"]["after"]["accuracy"] == 0.6
+
+
+def test_an_evaluation_without_a_verdict_measured_nothing(run: RunFolder, poise: Callable) -> None:
+    nothing = {"accuracy": None, "low": None, "high": None, "prompts": 0, "samples": 9, "seconds": 1.0}
+    run.evaluations.append({"step": STEPS + 1, **nothing})
+    assert poise("report", str(run.path)).status == 0
+    summary = json.loads(run.summary.read_text())
+    assert summary["held_out"]["after"]["step"] == STEPS
+    assert (
+        "Held-out accuracy 0.400 [0.350, 0.450] at step 0 and 0.600 [0.550, 0.650] at step 30." in summary["sentence"]
+    )
+    text = run.report.read_text()
+    assert "1 of 3 held-out evaluations had no verification that went through" in text
+    assert "no paired difference of the held-out accuracies: there is no evaluation at" in text
+    run.evaluations.keep(lambda record: record["accuracy"] is None)
+    assert poise("report", str(run.path)).status == 0
+    assert json.loads(run.summary.read_text())["held_out"] is None
+
+
+def test_a_report_that_fails_does_not_spoil_the_run(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(paths: list[Path]) -> list[str]:
+        raise ZeroDivisionError("of what?")
+
+    display = Lines(STEPS, io.StringIO())
+    monkeypatch.setattr("poise.report.write_report", breaks)
+    _show(run, display)
+    assert display.stream.getvalue().startswith("no report: ZeroDivisionError: of what?; the run is whole")
 
 
 def test_several_runs_share_one_page(run: RunFolder, poise: Callable, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +93,18 @@ def test_tables_too_large_for_a_page_are_cut_with_a_note(study: Path) -> None:
     assert found.notes == ["table 'all' has 100 rows of 21 columns; shown are the first of each"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"summary": 3}', '{"summary": [1]}'])
+def test_figures_of_an_earlier_study_in_the_folder_are_not_shown(study: Path) -> None:
+    shutil.copy(study / "figures" / "layer_sweep.png", study / "figures" / "old.png")
+    assert set(read_study(study).figures) == {"layer_sweep", "old"}
+    record = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps({**record, "figures": ["layer_sweep"]}))
+    assert set(read_study(study).figures) == {"layer_sweep"}
+
+
+WRONG = ["{", "[]", '{"summary": 3}', '{"summary": [1]}', '{"config": "abc"}', '{"versions": [1, 2]}', '{"reading": 5}']
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_a_study_that_cannot_be_read_is_a_sentence(text: str, study: Path, poise: Callable) -> None:
     (study / "study.json").write_text(text)
     told = poise("report", str(study))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from poise.cli import main
-from poise.cli.evaluate import with_defaults_of
+from poise.cli.evaluate import names_task, with_defaults_of
 from poise.eval.command import EvalConfig, named_options
 from poise.lab.settings import ValueSettings
 from poise.runs.configfile import read_settings
@@ -71,6 +71,15 @@ def test_another_task_comes_with_its_own_options_and_reward(settings: TrainSetti
     evaluated = with_defaults_of(run, EvalConfig(task="gsm8k"), another_task=True)
     assert (evaluated.task, evaluated.task_options, evaluated.reward) == ("gsm8k", (), ())
     assert evaluated.max_new_tokens == 12
+
+
+def test_a_file_names_the_task_that_is_the_default_too(tmp_path: Path) -> None:
+    config = tmp_path / "eval.toml"
+    config.write_text('task = "tiny"')
+    assert names_task(str(config), [])
+    config.write_text("k = 2")
+    assert not names_task(str(config), ["--k", "3"])
+    assert names_task(None, ["--task=tiny"])
 
 
 def test_a_study_is_about_the_task_that_a_run_trained_on_and_an_evaluation_about_what_it_held_out(

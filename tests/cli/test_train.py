@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,6 +97,53 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted: Path, poise: Callable) -
     assert told.status == 0
     assert "already reached step 6" in told.out
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+
+
+def test_a_finished_run_without_checkpoints_loses_nothing(uninterrupted: Path, poise: Callable) -> None:
+    copied = Path(shutil.copytree(uninterrupted, "copied"))
+    shutil.rmtree(copied / "checkpoints")
+    before = contents(copied)
+    told = poise("train", "--out", "copied", "--resume", "auto")
+    assert told.status == 0
+    assert "already reached step 6" in told.out
+    longer = poise("train", "--out", "copied", "--resume", "auto", "--steps", "8")
+    assert longer.status == 1
+    assert "copied is finished and holds no checkpoint to go on from after step 6; choose another --out" in longer.err
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("how", ["finished", None], ids=["finished", "killed"])
+def test_fewer_steps_than_were_made_change_nothing(how: str | None, uninterrupted: Path, poise: Callable) -> None:
+    copied = RunFolder(shutil.copytree(uninterrupted, "copied"))
+    end_with(copied, how)
+    before = contents(copied.path)
+    told = poise("train", "--out", "copied", "--resume", "auto", "--steps", "4")
+    assert told.status == 0
+    assert "already reached step 6" in told.out
+    assert contents(copied.path) == before
+
+
+def end_with(run: RunFolder, how: str | None) -> None:
+    record = run.read_record()
+    record["sessions"][-1] |= {"how": how, "ended": None}
+    run.write_record(record)
+
+
+def test_killed_before_its_model_was_written_it_is_finished_later(uninterrupted: Path, poise: Callable) -> None:
+    run = RunFolder(shutil.copytree(uninterrupted, "killed"))
+    shutil.rmtree(run.model)
+    end_with(run, None)
+    told = poise("train", "--out", "killed", "--resume", "auto")
+    assert told.status == 0, told.err
+    assert run.metrics.path.read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+    assert run.is_finished
+    assert {path.name for path in run.model.iterdir()} == {path.name for path in (uninterrupted / "model").iterdir()}
+    for name, tensor in weights(Path("killed")).items():
+        assert torch.equal(tensor, weights(uninterrupted)[name]), name
 
 
 @pytest.mark.slow
@@ -237,15 +285,15 @@ def test_a_failing_reward_stops_the_run_with_its_reason(workplace, poise: Callab
 
 @pytest.mark.slow
 def test_two_processes_write_one_run(workplace, tmp_path: Path) -> None:
-    flags = [*workplace.flags, "--steps", "2", "--out", str(tmp_path / "run")]
+    flags = [*workplace.flags, "--steps", "4", "--rollout-budget", "32", "--out", str(tmp_path / "run")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     command = [*launch, "-m", "poise.cli", "train", *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith("step=")] == [
-        "step=1/2",
-        "step=2/2",
+        "step=1/4",
+        "step=2/4",
     ]
     folder = RunFolder(tmp_path / "run")
     assert [record["rollouts"] for record in folder.metrics.read()] == [16, 32]

@@ -59,6 +59,11 @@ def test_paired_against_another_run(config, tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "difference" in shown
     assert "paired over 12 prompts" in shown
+    assert "not measured alike" not in shown
+    greedy = replace(second, k=1, temperature=0.0, stop=("3",), out=str(tmp_path / "third"))
+    assert run(greedy) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not measured alike: k 1 against 2, temperature 0.0 against 1.0, stop ('3',) against ()" in shown
 
 
 def test_another_task_is_refused_before_anything_is_sampled(config, tmp_path):
@@ -89,6 +94,8 @@ def test_a_retrained_model_in_the_same_folder_is_not_resumed(config, saved):
         ({"task_options": ("prompt",)}, "option 'prompt' is not of the form name=value"),
         ({"reward_weights": (1.0, 2.0)}, "2 reward weights for 1 rewards"),
         ({"temperature": 0.0}, "the same completion 2 times"),
+        ({"revision": "main"}, "--revision main is one of a hub model, and .* is not on the hub"),
+        ({"engine_options": ("max_model_len=9",)}, "--engine-options max_model_len=9 are vLLM's; add --sampler vllm"),
         ({"against": "/no/run"}, "there is no evaluation at /no/run"),
     ],
 )

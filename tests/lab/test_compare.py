@@ -321,6 +321,10 @@ def test_the_matched_arm_can_be_of_some_methods_only() -> None:
 WRONG = [
     ("[mine]\npoise.basline = 'none'", "unknown key 'poise.basline'"),
     ("[mine]\noptimisation.rollouts_per_prompt = 3", "groups of 3 do not fill a step"),
+    (
+        "[mine]\noptimisation = {learning_rate = 0.5, steps = 9}",
+        "optimisation.learning_rate, optimisation.steps is",
+    ),
     ("mine = 3", "'mine' is no method"),
     ("[mine", "is not valid TOML"),
 ]
@@ -348,6 +352,8 @@ def test_methods_and_reference_must_exist() -> None:
         CompareSettings(update_norm=-1.0)
     with pytest.raises(ConfigError, match=r"--update-norm 0\.3 is that of the matched arm; add --matched"):
         CompareSettings(update_norm=0.3, matched=False)
+    with pytest.raises(ConfigError, match="--matched-only poise is of the matched arm; add --matched"):
+        CompareSettings(matched_only=("poise",), matched=False)
 
 
 def test_finished_runs_are_known_by_their_record_and_settings(tmp_path: Path) -> None:

@@ -91,6 +91,12 @@ def test_variance_study_end_to_end_and_resumed(tmp_path: Path) -> None:
         (["lab", "valu"], "unknown command 'valu'; did you mean 'value'"),
         (["lab", "value", "--k", "8"], "--k must be at least 10, got 8"),
         (["lab", "value", "--temperature", "0"], "--temperature must be above 0"),
+        (["lab", "value", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["lab", "value", "--row-counts", "16", "0"], "--row-counts must be at least 1, got 0"),
+        (["lab", "value", "--component-counts", "4", "-2"], "--component-counts must be at least 1, or -1 for the"),
+        (["lab", "value", "--alphas", "0"], "--alphas must be above 0, and finite, got 0"),
+        (["lab", "value", "--critic-rates", "-1"], "--critic-rates must be above 0, and finite, got -1"),
+        (["lab", "variance", "--score-batch", "0"], "--score-batch must be at least 1, got 0"),
         (["lab", "value", "--task", "no-such"], "no task is called 'no-such'"),
         (["lab", "value", "--rows", "8"], "unknown flag --rows"),
         (["lab", "value", "--prompt-layer", "9"], "layer 9.0 names no block"),
@@ -114,6 +120,7 @@ def test_wrong_input_is_one_sentence(
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / "settings.json").write_text('{"k": 3}')
+    (tmp_path / "rollouts" / "train-000000.safetensors").touch()
     assert main([*VALUE, "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "k was 3 and is 12" in said

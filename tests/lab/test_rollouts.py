@@ -51,6 +51,8 @@ def test_finished_chunks_are_read_not_drawn(drawing: Drawing, rows: list, tmp_pa
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    Cache(tmp_path, {"k": 2, "seed": 0})
+    Cache(tmp_path, {"k": 1, "seed": 0})
+    cache = Cache(tmp_path, {"k": 2, "seed": 0})  # nothing was made under the others
+    cache.once("chunk", lambda: ({"ones": torch.ones(1)}, {}))
     with pytest.raises(StateMismatchError, match="k was 2 and is 3"):
         Cache(tmp_path, {"k": 3, "seed": 0})

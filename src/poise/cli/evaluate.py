@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from poise.cli.parse import SettingsT, parse_settings, show_help, take_options
 from poise.eval.command import EvalConfig
+from poise.runs.configfile import read_toml
 from poise.runs.folder import RunFolder
 
 EPILOGUE = """
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     hush()
     run = RunFolder(settings.model)
     if run.exists:
-        another = names_task(settings, EvalConfig(), words.rest)
+        another = names_task(config, words.rest)
         settings = parse_settings(with_defaults_of(run, EvalConfig(), another), words.rest, "poise eval", config)
 
     from poise.eval.command import run as evaluate
@@ -42,9 +43,10 @@ def main(argv: list[str]) -> int:
     return evaluate(settings)
 
 
-def names_task(settings: Any, base: Any, words: list[str]) -> bool:
+def names_task(config: str | None, words: list[str]) -> bool:
     """Whether a file of settings or the words of a command name the task, which then need not be the run's."""
-    return settings.task != base.task or any(word.split("=")[0] == "--task" for word in words)
+    in_file = config is not None and "task" in read_toml(Path(config))
+    return in_file or any(word.split("=")[0] == "--task" for word in words)
 
 
 def with_defaults_of(run: RunFolder, base: SettingsT, another_task: bool = False, held_out: bool = True) -> SettingsT:

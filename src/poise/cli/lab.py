@@ -60,7 +60,7 @@ def _study(argv: list[str], name: str) -> int:
     hush()
     run = RunFolder(settings.model)
     if run.exists:
-        another = names_task(settings, base, words.rest)
+        another = names_task(config, words.rest)
         settings = parse_settings(with_defaults_of(run, base, another, held_out=False), words.rest, prog, config)
     try:
         study = importlib.import_module(f"poise.lab.{name}")

@@ -152,7 +152,9 @@ def verdict(comparison: Comparison, other: str, model: str) -> str:
         f"paired over {comparison.prompts} prompts"
     )
     alone = comparison.only_first + comparison.only_second
-    return sentence + (f" ({alone} prompts are in one run only)" if alone else "")
+    sentence += f" ({alone} prompts are in one run only)" if alone else ""
+    unlike = ", ".join(f"{name} {now!r} against {then!r}" for name, (then, now) in comparison.unlike.items())
+    return sentence + (f"; the two were not measured alike: {unlike}" if unlike else "")
 
 
 def _evaluation_file(place: str) -> Path:
@@ -192,7 +194,7 @@ def load_sampler(config: EvalConfig) -> Sampler:
     """The model and its tokenizer on the device, as something that samples.
 
     Raises:
-        ConfigError: the model cannot be loaded.
+        ConfigError: the model cannot be loaded, or an option has no meaning for it.
     """
     import torch
     from safetensors import SafetensorError
@@ -202,6 +204,10 @@ def load_sampler(config: EvalConfig) -> Sampler:
     from poise.runs.policy import locate
 
     name = locate(config.model)
+    if config.revision is not None and (Path(name) / "config.json").exists():
+        raise ConfigError(f"--revision {config.revision} is one of a hub model, and {config.model} is not on the hub")
+    if config.engine_options and config.sampler == "hf":
+        raise ConfigError(f"--engine-options {' '.join(config.engine_options)} are vLLM's; add --sampler vllm")
     cuda = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
     device = config.device if config.device != "auto" else "cuda" if cuda else "cpu"
     half = cuda and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ class Comparison:
         p_value: two-sided, of the sign-flip permutation test.
         prompts: number of shared prompts.
         only_first, only_second: prompts that one of the two has alone (or whose verifications all failed there).
+        unlike: how the two were not sampled or judged alike: setting -> (the first's, the second's).
     """
 
     first: float
@@ -31,6 +34,7 @@ class Comparison:
     prompts: int
     only_first: int
     only_second: int
+    unlike: Mapping[str, tuple[Any, Any]]
 
 
 def compare(first: Evaluation, second: Evaluation, *, resamples: int = 10_000, seed: int = 0) -> Comparison:
@@ -66,4 +70,19 @@ def compare(first: Evaluation, second: Evaluation, *, resamples: int = 10_000, s
         prompts=len(shared),
         only_first=len(averages[0]) - len(shared),
         only_second=len(averages[1]) - len(shared),
+        unlike=_unlike(first.settings, second.settings),
     )
+
+
+# What decides an accuracy besides the policy and the prompt.
+_DECIDING = ("k", "temperature", "top_p", "max_new_tokens", "stop", "template", "reward")
+
+
+def _unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The deciding settings that both have and differ in; a list read from a file is the tuple that it was."""
+    settings = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in of.items()}
+        for of in (first, second)
+    ]
+    both = [name for name in _DECIDING if name in first and name in second]
+    return {name: (settings[0][name], settings[1][name]) for name in both if settings[0][name] != settings[1][name]}

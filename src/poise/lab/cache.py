@@ -24,17 +24,17 @@ class Cache:
 
     Args:
         folder: where the chunks lie.
-        settings: everything that changes them; a folder made under other settings is refused.
+        settings: everything that changes them; chunks made under other settings are refused.
 
     Raises:
-        StateMismatchError: the folder was made under other settings, which are named.
+        StateMismatchError: the folder holds chunks made under other settings, which are named.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         file, present = folder / "settings.json", json.loads(json.dumps(finite(settings)))
-        if not file.exists():
+        if not (file.exists() and any(folder.glob("*.safetensors"))):
             replace_json(file, present)
             return
         written = json.loads(file.read_text("utf-8"))

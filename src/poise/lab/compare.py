@@ -36,6 +36,7 @@ from poise.lab.compare_settings import CompareSettings
 from poise.lab.compare_stats import best_rates, common_update_norm, grouped, own_update_norms
 from poise.lab.study import Steps, show, write_study
 from poise.runs.folder import RunFolder
+from poise.runs.prepare import prepare
 
 # Comparisons of more rollouts are timed before they start; a shorter one would be half done by then.
 _TIMED_FROM = 100_000
@@ -58,7 +59,10 @@ def run(settings: CompareSettings, dry: bool = False, finished: bool = False) ->
     jobs = settings.jobs or len(os.sched_getaffinity(0))
     rates = dict.fromkeys(methods, settings.learning_rates[0])
     if not finished:
-        _announce(console, settings, _planned(settings, methods, rates), jobs, dry)
+        planned = _planned(settings, methods, rates)
+        for first in {run.method.name: run for run in reversed(planned)}.values():
+            prepare(first.settings)  # what stops a run before its first step stops all of a method's
+        _announce(console, settings, planned, jobs, dry)
     if dry:
         return 0
     make = _finished if finished else partial(_make, console, jobs)

@@ -10,7 +10,7 @@ from typing import Any
 
 from poise.errors import ConfigError
 from poise.lab.compare_settings import CompareSettings
-from poise.runs.configfile import overlay, read_settings, read_toml, suggest
+from poise.runs.configfile import differences, overlay, read_settings, read_toml, suggest
 from poise.runs.plan import make_plan
 from poise.runs.settings import TrainSettings
 
@@ -136,6 +136,9 @@ def make_run(
             report=False,
         ),
     )
+    named = {f"{section}.{key}" for section, keys in method.table.items() for key in keys}
+    if lost := sorted(named & differences(own, fixed).keys()):
+        raise ConfigError(f"{method.source}: {', '.join(lost)} is the comparison's to set, alike for all; take it out")
     make_plan(fixed, devices=1)
     return Run(arm, method, learning_rate, seed, fixed)
 

@@ -66,6 +66,8 @@ class CompareSettings:
             raise ConfigError(f"--update-norm is a positive number, or 0 for the race's own, got {self.update_norm:g}")
         if self.update_norm and not self.matched:
             raise ConfigError(f"--update-norm {self.update_norm:g} is that of the matched arm; add --matched")
+        if self.matched_only and not self.matched:
+            raise ConfigError(f"--matched-only {' '.join(self.matched_only)} is of the matched arm; add --matched")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ConfigError(f"--learning-rates takes positive numbers, got {list(self.learning_rates)}")
         if len(set(self.learning_rates)) < len(self.learning_rates):

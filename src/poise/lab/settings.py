@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +91,7 @@ class ValueSettings(PolicySettings):
 
     def __post_init__(self) -> None:
         check_positive(self, "train_prompts", "held_out_prompts", "sweep_layers", "critic_epochs", "resamples")
+        check_positive(self, "windows", "row_counts")
         if self.k < SIBLINGS + 2:
             raise ConfigError(
                 f"--k must be at least {SIBLINGS + 2}, got {self.k}: predictions come from the first {SIBLINGS} "
@@ -138,14 +141,26 @@ CRITIC_SETTINGS = ("critic_rates", "critic_epochs")
 
 
 def check_positive(settings: PolicySettings, *names: str) -> None:
-    """Refuses counts below one."""
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(settings, name)}")
+    """Refuses counts below one, and whatever else of the policy's settings cannot be meant."""
+    for name in (*names, "max_new_tokens", "batch_size", "score_batch", "state_window"):
+        _refuse(settings, name, lambda value: value >= 1, "at least 1")
+    for name in ("prompt_components", "reasoning_components", "component_counts"):
+        _refuse(settings, name, lambda value: value >= 1 or value == -1, "at least 1, or -1 for the state as it is")
+    for name in ("probe_alpha", "alphas", "critic_rates"):
+        _refuse(settings, name, lambda value: 0 < value < math.inf, "above 0, and finite")
+    _refuse(settings, "seed", lambda value: value >= 0, "at least 0")
     if not settings.temperature > 0:
         raise ConfigError(f"--temperature must be above 0, got {settings.temperature}: a study needs varied rollouts")
     if not settings.critic_rates:
         raise ConfigError("--critic-rates needs at least one learning rate, e.g. --critic-rates 1e-5")
+
+
+def _refuse(settings: PolicySettings, name: str, fits: Callable[[Any], bool], bounds: str) -> None:
+    """Raises ConfigError for a value that does not fit, of several the first; a setting this study lacks has none."""
+    given = getattr(settings, name, ())
+    for value in given if isinstance(given, tuple) else (given,):
+        if not fits(value):
+            raise ConfigError(f"--{name.replace('_', '-')} must be {bounds}, got {value}")
 
 
 def folder_of(settings: PolicySettings, kind: str) -> Path:

@@ -71,6 +71,7 @@ def write_study(study: Study, folder: Path, settings: Any, seconds: float) -> No
         "tables": {
             table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in study.tables
         },
+        "figures": sorted(study.figures),
         "rows": study.rows,
         "config": asdict(settings),
         "command": command_line(),

@@ -55,6 +55,11 @@ class RunData:
         return float(chosen.mean()) if chosen.size else None
 
     @property
+    def measured(self) -> list[Record]:
+        """The held-out evaluations in which some verification went through; the others measured nothing."""
+        return [record for record in self.evaluations if record["accuracy"] is not None]
+
+    @property
     def is_weighted(self) -> bool:
         """Whether it has a probe that was fitted with squared scores, and so predicts the reward weighted with them."""
         poise = self.settings.poise

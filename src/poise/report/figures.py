@@ -47,13 +47,13 @@ def all_figures(runs: Sequence[RunData]) -> dict[str, Figure]:
 
 def held_out(runs: Sequence[RunData]) -> Figure | None:
     """Held-out accuracy with its bootstrap interval."""
-    if not any(run.evaluations for run in runs):
+    if not any(run.measured for run in runs):
         return None
     figure, axes = draw.blank("Held-out accuracy", "mean, 95% interval over prompts", _xlabel(runs))
     for index, run in enumerate(runs):
-        places = _places(runs, run, np.array([record["step"] for record in run.evaluations]))
+        places = _places(runs, run, np.array([record["step"] for record in run.measured]))
         mean, low, high = (
-            np.array([record[key] for record in run.evaluations], float) for key in ("accuracy", "low", "high")
+            np.array([record[key] for record in run.measured], float) for key in ("accuracy", "low", "high")
         )
         style = draw.look(index)
         axes.errorbar(places, mean, [mean - low, high - mean], marker="o", capsize=3, lw=1.6, ms=4.5, **style)

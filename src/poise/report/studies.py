@@ -1,7 +1,8 @@
 """Lab studies on the page: folders that hold study.json, with its tables, figures/*.png, and data beside them.
 
-study.json: {"kind": "value", "title": ..., "reading": [sentences], "config": {...}, "versions": {...}, and the tables:
-"summary" a list of rows, or "tables" {name: rows}}. A row is one JSON object; all keys but the tables are optional.
+study.json: {"kind": "value", "title": ..., "reading": [sentences], "config": {...}, "versions": {...}, "figures":
+[names; all if there is no such key], and the tables: "summary" a list of rows, or "tables" {name: rows}}. A row is one
+JSON object; all keys but the tables are optional.
 """
 
 from __future__ import annotations
@@ -68,26 +69,28 @@ def read_study(folder: Path) -> Study:
     """A study from its folder.
 
     Raises:
-        ConfigError: its study.json is no JSON object, or a table in it is no list of rows.
+        ConfigError: its study.json is no JSON object, or a key in it is of another kind, such as a table without rows.
     """
     try:
         record = json.loads((folder / FILE).read_text("utf-8"))
         tables = {"": record["summary"]} if "summary" in record else {}
         tables |= record.get("tables") or {}
         rows_of = {name: list(_rows(table)) for name, table in tables.items()}
+        kind = str(record.get("kind", "study"))
+        study = Study(
+            path=folder,
+            kind=kind,
+            title=str(record.get("title") or _TITLES.get(kind, f"Study: {kind}")),
+            reading=_sentences(record.get("reading")),
+            config=dict(record.get("config") or {}),
+            versions=dict(record.get("versions") or {}),
+        )
+        files = sorted((folder / "figures").glob("*.png"))
+        files = [file for file in files if "figures" not in record or file.stem in record["figures"]]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / FILE} is not the record of a study: {error}") from error
-    kind = str(record.get("kind", "study"))
-    study = Study(
-        path=folder,
-        kind=kind,
-        title=str(record.get("title") or _TITLES.get(kind, f"Study: {kind}")),
-        reading=_sentences(record.get("reading")),
-        config=dict(record.get("config") or {}),
-        versions=dict(record.get("versions") or {}),
-    )
     study.tables = [_table(name, rows, study.notes) for name, rows in rows_of.items()]
-    _add_figures(study)
+    _add_figures(study, files)
     return study
 
 
@@ -114,8 +117,7 @@ def _table(name: str, rows: list[dict[str, Any]], notes: list[str]) -> Table:
     return Table(name, columns[:_COLUMNS], rows[:_ROWS], numeric)
 
 
-def _add_figures(study: Study) -> None:
-    files = sorted((study.path / "figures").glob("*.png"))
+def _add_figures(study: Study, files: list[Path]) -> None:
     if len(files) > _FIGURES:
         study.notes.append(f"{len(files)} figures in {study.path / 'figures'}; shown are the first {_FIGURES}")
     for file in files[:_FIGURES]:

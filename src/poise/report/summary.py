@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from poise.errors import ConfigError
 from poise.eval import Evaluation, compare
 from poise.report.data import RunData
 
@@ -51,23 +52,34 @@ _LATE = {
 
 
 def held_out(run: RunData) -> Summary | None:
-    """Accuracy before and after with intervals, and their difference paired over prompts; None without evaluations."""
-    if not run.evaluations:
+    """Accuracy before and after with intervals, and their difference paired over prompts where that can be had.
+
+    None without evaluations.
+    """
+    if failed := len(run.evaluations) - len(run.measured):
+        run.notes.append(
+            f"{failed} of {len(run.evaluations)} held-out evaluations had no verification that went through"
+        )
+    if not run.measured:
         return None
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = run.measured[0], run.measured[-1]
     keep = ("step", "accuracy", "low", "high", "prompts", "samples")
     found: Summary = {"before": {key: first[key] for key in keep}, "after": {key: last[key] for key in keep}}
-    files = [run.folder.evaluation_file(record["step"]) for record in (first, last)]
-    if first["step"] < last["step"] and all(file.exists() for file in files):
-        paired = compare(Evaluation.from_json(files[0]), Evaluation.from_json(files[1]))
-        difference = paired.difference
-        found["difference"] = {
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "p_value": paired.p_value,
-            "prompts": paired.prompts,
-        }
+    if first["step"] < last["step"]:
+        try:
+            ends = (Evaluation.from_json(run.folder.evaluation_file(record["step"])) for record in (first, last))
+            paired = compare(*ends)
+        except ConfigError as error:  # a file is gone, or the two have no verified prompt in common
+            run.notes.append(f"no paired difference of the held-out accuracies: {error}")
+        else:
+            difference = paired.difference
+            found["difference"] = {
+                "mean": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+                "p_value": paired.p_value,
+                "prompts": paired.prompts,
+            }
     return found
 
 
@@ -94,7 +106,9 @@ def _accuracy(held: Summary | None) -> str:
         return ""
     before, after = held["before"], held["after"]
     if "difference" not in held:
-        return f"Held-out accuracy {_interval(before['accuracy'], before)} at step {before['step']}."
+        ends = [before] if before["step"] == after["step"] else [before, after]
+        said = (f"{_interval(end['accuracy'], end)} at step {end['step']}" for end in ends)
+        return f"Held-out accuracy {' and '.join(said)}."
     gap = held["difference"]
     is_sure = gap["p_value"] < 0.05
     verb = "rose" if is_sure and gap["low"] > 0 else "fell" if is_sure and gap["high"] < 0 else _UNSURE

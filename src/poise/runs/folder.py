@@ -86,9 +86,19 @@ class RunFolder:
                 f"{self.path} already holds a run that reached step {done[0]['step']}; choose another --out, or "
                 "--resume auto to continue it"
             )
-        is_empty = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        is_empty = not self.path.exists() or (self.path.is_dir() and all(map(self._is_start, self.path.iterdir())))
         if not (self.exists or is_empty):
             raise ConfigError(f"{self.path} exists and is not an empty folder; choose another --out")
+
+    def _is_start(self, path: Path) -> bool:
+        """Whether it is what a start leaves that died before it wrote its settings."""
+        if path in self._subfolders:
+            return not any(path.iterdir())
+        return path.name == ".lock" or (path.name.startswith(".") and path.suffix == ".partial")
+
+    @property
+    def _subfolders(self) -> tuple[Path, ...]:
+        return self.path / "evaluations", self.completions, self.checkpoints
 
     def make(self) -> None:
         """Makes the folder and its subfolders.
@@ -97,7 +107,7 @@ class RunFolder:
             ConfigError: the file system does not let it.
         """
         try:
-            for folder in (self.path, self.path / "evaluations", self.completions, self.checkpoints):
+            for folder in (self.path, *self._subfolders):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the run folder {self.path} cannot be made: {error.strerror}") from None
@@ -112,6 +122,12 @@ class RunFolder:
 
     def read_record(self) -> dict[str, Any]:
         return read_json(self.record) if self.record.exists() else {"sessions": []}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last session ended by itself, its model written."""
+        sessions = self.read_record()["sessions"]
+        return bool(sessions) and sessions[-1]["how"] == "finished"
 
     def write_record(self, record: dict[str, Any]) -> None:
         replace_json(self.record, record)
@@ -190,19 +206,24 @@ class RunFolder:
     def rewind(self, step: int) -> int:
         """Drops whatever was written after `step`, half-written checkpoints included; returns the metric lines dropped.
 
-        The steps after it are made again, so their lines would otherwise be there twice.
+        The steps after it are made again, so their lines would otherwise be there twice. At step 0 that is all of
+        them: a run that starts again evaluates again before its first step.
         """
+
+        def remains(made: int) -> bool:
+            return step > 0 and made <= step
+
         for path in self._staged():
             path.unlink()
         for folder in (self.completions, self.path / "tokens", self.path / "evaluations"):
             for path in folder.glob("step_*"):
-                if int(path.stem.removeprefix("step_")) > step:
+                if not remains(int(path.stem.removeprefix("step_"))):
                     path.unlink()
         for checkpoint in self.all_checkpoints():
             if checkpoint.step is None or checkpoint.step > step:
                 shutil.rmtree(checkpoint.path)
-        self.evaluations.keep(lambda record: record["step"] <= step)
-        return self.metrics.keep(lambda record: record["step"] <= step)
+        self.evaluations.keep(lambda record: remains(record["step"]))
+        return self.metrics.keep(lambda record: remains(record["step"]))
 
 
 def _write_step(path: Path, step: int) -> None:

@@ -34,7 +34,7 @@ class Journal:
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_text("utf-8", errors="replace").splitlines()
+        lines = self.path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
         records: list[Record] = []
         for number, line in enumerate(lines, start=1):
             try:

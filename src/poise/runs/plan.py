@@ -15,6 +15,8 @@ from poise.runs.settings import OptimisationSettings, TrainSettings
 # An automatic micro-batch holds at most this many rollouts: enough to fill a small model, and 8k-token rollouts of a
 # large one still fit.
 _AUTOMATIC_MICRO_BATCH = 16
+# numpy takes no larger one.
+_LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _micro_batch(optimisation: OptimisationSettings, share: int) -> int:
 def _check_ranges(settings: TrainSettings) -> None:
     """Raises ConfigError for the first number that cannot be meant."""
     for section, name, low, high in (
-        ("optimisation", "steps", 1, None),
+        ("optimisation", "steps", 1, 10**9),
         ("optimisation", "prompts_per_step", 1, None),
         ("optimisation", "rollouts_per_prompt", 1, None),
         ("optimisation", "updates_per_step", 1, None),
@@ -134,13 +136,13 @@ def _check_ranges(settings: TrainSettings) -> None:
         ("model", "lora_dropout", 0, 1 - 1e-12),
         ("model", "lora_alpha", 1e-12, None),
         ("data", "data_seed", 0, None),
-        ("run", "seed", 0, None),
+        ("run", "seed", 0, _LARGEST_SEED),
         ("run", "save_every", 0, None),
         ("run", "keep_checkpoints", 1, None),
     ):
         value = getattr(getattr(settings, section), name)
         if not (low <= value and (high is None or value <= high)) or not math.isfinite(value):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high:g}"
+            bounds = f"at least {low}" if high is None else f"between {low} and {high:.10g}"
             bounds += "" if math.isfinite(value) else ", and finite"
             raise ConfigError(f"--{name.replace('_', '-')} must be {bounds}, got {value}")
     for weight in settings.reward.reward_weights:

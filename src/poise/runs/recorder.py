@@ -68,9 +68,8 @@ class Recorder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The trainer's "step" is one update; the clock starts at the first update of a step."""
-        if not state.is_world_process_zero:
-            return
-        self.folder.adopt_completions(self.plan.updates_per_step)
+        if state.is_world_process_zero:
+            self.folder.adopt_completions(self.plan.updates_per_step)
         if self._began is None:
             self._began = time.perf_counter(), time.process_time()
 
@@ -82,7 +81,7 @@ class Recorder(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or logs is None or _CLOSING_LINE in logs or self._began is None:
+        if logs is None or _CLOSING_LINE in logs or self._began is None:
             return
         step_seconds = time.perf_counter() - self._began[0]
         self.seconds += step_seconds
@@ -91,6 +90,11 @@ class Recorder(TrainerCallback):
         step = state.global_step // self.plan.updates_per_step
         # Dynamic sampling needs more rollouts than it trains on; the trainer counts all of them since the run's start.
         self.rollouts = int(logs.get("poise/sampled_rollouts") or self.rollouts + self.plan.rollouts_per_step)
+        if 0 < self.budget <= self.rollouts:  # every process stops, and saves as it would after the last step
+            control.should_training_stop = True
+            control.should_save = control.should_save or args.save_strategy == "steps"
+        if not state.is_world_process_zero:
+            return
         record = {
             "step": step,
             "updates": state.global_step,
@@ -105,7 +109,6 @@ class Recorder(TrainerCallback):
         write_tokens(self.folder.token_file(step), self.tokens.take(), kwargs["processing_class"])
         self.folder.metrics.append(record)
         self.display.step(record)
-        control.should_training_stop = control.should_training_stop or 0 < self.budget <= self.rollouts
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

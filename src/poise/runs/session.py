@@ -61,7 +61,6 @@ def train(settings: TrainSettings, resume: bool) -> int:
         if is_main_process():
             folder.make()
             stack.enter_context(folder.locked())
-            folder.write_settings(prepared.settings)
         display = open_display(prepared.plan.steps) if is_main_process() else Silent()
         stack.callback(display.close)
         for note in prepared.notes:
@@ -70,23 +69,26 @@ def train(settings: TrainSettings, resume: bool) -> int:
 
 
 def _train(prepared: Prepared, folder: RunFolder, display: Display, resumed: bool) -> int:
+    if resumed and folder.is_finished and (said := _nothing_left(prepared, folder)):
+        display.note(said)
+        return 0
     start = _starting_point(folder, display) if resumed else None
     began_at = start.step or 0 if start else 0
-    if began_at >= prepared.plan.steps:
-        display.note(f"{folder.path} has already reached step {began_at}; a larger --steps continues it")
-        return 0
-    budget, sampled = prepared.settings.optimisation.rollout_budget, folder.rollouts_at(began_at)
-    if 0 < budget <= sampled:
-        display.note(f"{folder.path} has already sampled {sampled} rollouts; a larger --rollout-budget continues it")
+    if began_at > prepared.plan.steps:
+        display.note(_at_end(prepared, folder, began_at))
         return 0
     if is_main_process():
+        folder.write_settings(prepared.settings)
         folder.rewind(began_at)
     session = {"command": provenance.command_line(), "from_step": began_at, "began": _now(), "ended": None, "how": None}
     _record(folder, prepared, session)
     status, how = 1, "failed"
     try:
         trainer = _built(prepared, folder, display, start)
-        trainer.train(resume_from_checkpoint=str(start.path) if start else None)
+        if start and _at_end(prepared, folder, began_at):  # all that a kill left undone is the final model
+            trainer._load_from_checkpoint(str(start.path))
+        else:
+            trainer.train(resume_from_checkpoint=str(start.path) if start else None)
         if trainer.accelerator.is_main_process:
             _save_model(trainer, folder)
         status, how = 0, "finished"
@@ -101,6 +103,31 @@ def _train(prepared: Prepared, folder: RunFolder, display: Display, resumed: boo
     if prepared.settings.run.report:
         _show(folder, display)
     return status
+
+
+def _nothing_left(prepared: Prepared, folder: RunFolder) -> str:
+    """Why a finished run is left as it is, whether its weights are still there or not; empty if it is to go on.
+
+    Raises:
+        ConfigError: it is to go on, and has no checkpoint to go on from.
+    """
+    step = folder.metrics.read()[-1]["step"]
+    said = _at_end(prepared, folder, step)
+    if not said and all(checkpoint.step is None for checkpoint in folder.all_checkpoints()):
+        raise ConfigError(
+            f"{folder.path} is finished and holds no checkpoint to go on from after step {step}; choose another --out"
+        )
+    return said
+
+
+def _at_end(prepared: Prepared, folder: RunFolder, step: int) -> str:
+    """Why a run makes no step after this one; empty if it does."""
+    budget, sampled = prepared.settings.optimisation.rollout_budget, folder.rollouts_at(step)
+    if step >= prepared.plan.steps:
+        return f"{folder.path} has already reached step {step}; a larger --steps continues it"
+    if 0 < budget <= sampled:
+        return f"{folder.path} has already sampled {sampled} rollouts; a larger --rollout-budget continues it"
+    return ""
 
 
 _LESS_MEMORY = "lower --micro-batch or --max-completion-tokens, or set --gradient-checkpointing or --lora-rank"
@@ -200,14 +227,18 @@ def _show(folder: RunFolder, display: Display) -> None:
     """Plots, summary and report from whatever the folder holds; a failure here must not spoil the run."""
     if not is_main_process():
         return
-    from poise.report import write_report
-
     try:
+        from poise.report import write_report
+
         for sentence in write_report([folder.path]):
             display.note(sentence)
     except ImportError as error:
         display.note(
             f"no plots and no report: {error}; pip install 'poise-rl[report]', then poise report {folder.path}"
+        )
+    except Exception as error:
+        display.note(
+            f"no report: {type(error).__name__}: {error}; the run is whole, poise report {folder.path} retries"
         )
 
 
