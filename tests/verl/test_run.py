@@ -40,12 +40,12 @@ GAIN = 0.25
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    prepare(folder, dict.fromkeys(TASKS, TRAIN), dict.fromkeys(TASKS, HELD_OUT), REWARD)
+    prepare(folder, dict.fromkeys(TASKS, TRAIN), dict.fromkeys(TASKS, HELD_OUT))
     return folder
 
 
 def settings(data: Path, out: Path, steps: int, **more: Any) -> list[str]:
-    return overrides(
+    chosen = overrides(
         data,
         out,
         steps,
@@ -55,6 +55,7 @@ def settings(data: Path, out: Path, steps: int, **more: Any) -> list[str]:
         actor_rollout_ref__rollout__val_kwargs__temperature=1.0,
         **more,
     )
+    return [*chosen, f"+reward.custom_reward_function.reward_kwargs.reward={REWARD}"]
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ PROMPT_TOKENS, RESPONSE_TOKENS = 96, 64
 _METRIC = re.compile(r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|nan)\)?")
 
 
-def prepare(folder: Path, train: Mapping[str, int], test: Mapping[str, int], reward: str) -> None:
+def prepare(folder: Path, train: Mapping[str, int], test: Mapping[str, int]) -> None:
     """So many prompts of each task, none of them twice, as verl wants them."""
     for split, tasks in (("train", train), ("test", test)):
         rows = [row for task, size in tasks.items() for row in load_task(task, split, size=size)]
         questions = {str(row["prompt"]): row for row in rows}
-        write_rows(to_verl(questions.values(), split, reward), folder / f"{split}.parquet")
+        write_rows(to_verl(questions.values(), split, "procedural"), folder / f"{split}.parquet")
 
 
 def overrides(data: Path, out: Path, steps: int, prompts: int, **settings: Any) -> list[str]:
