@@ -73,8 +73,6 @@ class ProbeBank:
                 (credit.targets_B, credit.target_weights_B) if crossed else (credit.rewards_B, credit.weights_B)
             )
             rows_B = targets_B.isfinite() & ((credit.domains_B == key) | (key == SHARED))
-            if not bool(rows_B.any()):
-                continue
             errors_BA = targets_B[rows_B, None] - probe.predict_all(credit.features.select(rows_B))
             record = self.records.get(key, Record.empty(len(self.config.alphas)))
             self.records[key] = record.learnt(errors_BA, weights_B[rows_B])

@@ -64,6 +64,11 @@ class EstimatorConfig:
     cold_start_steps: int = 0
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether there is a probe, and it is fitted with the rollouts' squared scores as weights."""
+        return self.baseline in bl.READ_STATES and self.probe.weights == "score"
+
     def __post_init__(self) -> None:
         one_of("baseline", self.baseline, bl.BASELINES)
         whole("capacity", self.capacity, least=1)

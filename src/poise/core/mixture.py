@@ -41,7 +41,9 @@ class Record:
 
     @staticmethod
     def empty(candidates: int) -> Record:
-        return Record(*torch.zeros(2, candidates, candidates, dtype=torch.float64).unbind())
+        # Two tensors, as a file of tensors takes none twice.
+        shape = candidates, candidates
+        return Record(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
     def learnt(self, errors_BC: Float[Tensor, "B C"], weights_B: Float[Tensor, " B"]) -> Record:
         """The record after one more batch; a NaN error says nothing of its candidate.

@@ -32,8 +32,7 @@ def is_finished(run: Run) -> bool:
         return False
     saved = folder.saved_settings()
     refuse_changes(saved, run.settings)
-    sessions = folder.read_record()["sessions"]
-    if not sessions or sessions[-1]["how"] != "finished":
+    if not folder.is_finished:
         return False
     made = saved.optimisation.rollout_budget
     if made != run.budget:  # a run may be prolonged, but this one's weights are gone, and its curve ends elsewhere
@@ -116,8 +115,7 @@ def finished_below(folder: Path) -> list[tuple[int, float]]:
     found: list[tuple[int, float]] = []
     for config in folder.glob("*/*/*lr*/config.toml"):
         run = RunFolder(config.parent)
-        sessions = run.read_record()["sessions"]
-        if sessions and sessions[-1]["how"] == "finished":
+        if run.is_finished:
             found.append((run.saved_settings().optimisation.rollout_budget, seconds_of(run.path)))
     return found
 

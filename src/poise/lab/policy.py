@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from poise.core import decoder_blocks, resolve_layer
@@ -90,6 +91,12 @@ def numbered(prompts: Prompts) -> dict[str, int]:
     """A number for each domain of either split."""
     names = sorted({domain_of(row) for row in (*prompts.train, *prompts.held_out)})
     return {name: number for number, name in enumerate(names)}
+
+
+def domains_of(prompts: Prompts) -> Tensor:
+    """Number of each held-out prompt's domain."""
+    number_of = numbered(prompts)
+    return torch.tensor([number_of[name] for name in prompts.domains])
 
 
 def keep(prompts: Prompts, known_P: Tensor) -> Prompts:

@@ -19,7 +19,7 @@ from poise.core.baselines import mean_of_others
 from poise.lab.cache import Cache
 from poise.lab.critic import fit_critic
 from poise.lab.metrics import Targets, groups_of, interval, resample_weights, value_metrics
-from poise.lab.policy import FrozenPolicy, Prompts, load_policy, load_prompts, numbered
+from poise.lab.policy import FrozenPolicy, Prompts, domains_of, load_policy, load_prompts, numbered
 from poise.lab.probes import (
     ALL,
     WITHOUT_SURPRISE,
@@ -71,9 +71,8 @@ def run(settings: ValueSettings) -> int:
         critics = Cache(folder / "critics", _key(settings, prompts, *CRITIC_SETTINGS))
         measured = _rivals(settings, prompts, policy, training, held_out, critics, steps)
         domains = prompts.domains
-        number_of = numbered(prompts)
-        domains_P = torch.tensor([number_of[name] for name in domains])
-        entries = variants(settings, policy, len(number_of))
+        domains_P = domains_of(prompts)
+        entries = variants(settings, policy, len(numbered(prompts)))
         with steps.step("fitting probes", len(entries)) as done:
             measured += _probes(settings, entries, training, held_out, domains_P, done)
         rows, targets = compare(measured, held_out, domains, settings)

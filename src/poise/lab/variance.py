@@ -33,7 +33,7 @@ from poise.lab.moments import (
     total_variance_R,
     within_and_mean_M,
 )
-from poise.lab.policy import FrozenPolicy, Prompts, load_policy, load_prompts, numbered
+from poise.lab.policy import FrozenPolicy, Prompts, domains_of, load_policy, load_prompts
 from poise.lab.probes import (
     ALL,
     WITHOUT_SURPRISE,
@@ -137,12 +137,6 @@ def self_choosing(
     """The default form, after the training rollouts."""
     variant = weighted_with_outcome(settings, policy)
     return streamed(DEFAULT, taught(variant, training), variant, rollouts, domains_of(prompts))
-
-
-def domains_of(prompts: Prompts) -> Tensor:
-    """Number of each held-out prompt's domain."""
-    number_of = numbered(prompts)
-    return torch.tensor([number_of[name] for name in prompts.domains])
 
 
 def weighted_with_outcome(settings: VarianceSettings, policy: FrozenPolicy) -> Variant:

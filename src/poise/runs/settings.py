@@ -2,8 +2,8 @@
 
 The field's name is the TOML key (`[generation] temperature = 1.0`) and, with dashes, the flag (`--temperature 1.0`), so
 names are unique across stages. Defaults are the published ones where a paper gives them and no preset decides
-(core/presets.py), scaled down where a run of
-512 x 2 rollouts of 8,192 tokens would not fit one machine. This file imports nothing heavy: `--help` reads it.
+(core/presets.py), scaled down where a run of 512 x 2 rollouts of 8,192 tokens would not fit one machine. This file
+imports nothing heavy: `--help` reads it.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class ForwardCapture:
     def identity(self) -> dict[str, Any]:
         """What the features are: saved with the probe, and compared when it is loaded."""
         prompt_layer, reasoning_layer = self.states.layers
-        is_weighted = self.mode != "none" and self.trainer.args.estimator().probe.weights == "score"
+        is_weighted = self.trainer.args.estimator().is_weighted
         return {
             "prompt_layer": prompt_layer,
             "reasoning_layer": reasoning_layer,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poise.core import READ_STATES, Credit
+from poise.core import Credit
 from poise.trl.fresh import FreshSampler, track_metrics
 
 
@@ -61,8 +61,7 @@ class StepLog:
 
     def _columns(self, **columns: Tensor) -> None:
         """Prediction, baseline and weight of each rollout; the weight only where it is not 1 for all."""
-        logs, config = self.trainer._logs, self.trainer.estimator.config
-        has_weights = config.baseline in READ_STATES and config.probe.weights == "score"
+        logs, has_weights = self.trainer._logs, self.trainer.estimator.config.is_weighted
         for name, values_B in columns.items():
             if name != "weight" or has_weights:
                 logs["extra"].setdefault(name, deque(maxlen=logs["prompt"].maxlen)).extend(values_B.tolist())

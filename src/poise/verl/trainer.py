@@ -79,9 +79,9 @@ class PoiseTrainer(PPOTrainerSync):
         super()._init_tokenizer()
         depth = _depth_of(self.config.actor_rollout_ref.model)
         self.spec = self.settings.states(self.tokenizer, depth)
-        is_weighted = self.settings.needs_scores and self.settings.estimator.probe.weights == "score"
-        identity = feature_identity(self.spec, depth, self._by_length if is_weighted else None)
-        self.estimator = ValueEstimator(self.settings.estimator, identity)
+        config = self.settings.estimator
+        identity = feature_identity(self.spec, depth, self._by_length if config.is_weighted else None)
+        self.estimator = ValueEstimator(config, identity)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
