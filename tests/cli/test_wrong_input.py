@@ -106,6 +106,7 @@ TRAIN = [
     ),
     (["--data", "https://somewhere.org/sums.jsonl"], "is an address; download it, or name a hub dataset as owner/name"),
     (["--model", "https://somewhere.org/o/m"], "there is no such folder; a model on the hub is called owner/name"),
+    (["--revision", "main"], "--revision main is one of a hub model, and {w}/policy is not on the hub"),
     (["--model", "{w}/headless"], "headless was saved as Qwen3Model, which generates no text"),
     (["--model", "{w}/larger_tokenizer"], "has 65 tokens, and the model's embedding 64; give the tokenizer that"),
     (["recipe.toml"], "did you mean --config recipe.toml?"),

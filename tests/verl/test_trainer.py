@@ -22,7 +22,6 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from poise.core import StateSpec, ValueEstimator, domain_id, load_state, save_state
 from poise.errors import StateMismatchError
 from poise.verl import launch, refusals
-from poise.verl.settings import feature_identity
 from poise.verl.trainer import PoiseTrainer
 
 pytestmark = [pytest.mark.verl, pytest.mark.timeout(400)]
@@ -54,7 +53,7 @@ def trainer_of(*overrides: str) -> PoiseTrainer:
     trainer.config = compose(*overrides)
     trainer.settings = refusals.check(trainer.config)
     trainer.spec = StateSpec(2, 2, 3)
-    trainer.estimator = ValueEstimator(trainer.settings.estimator, feature_identity(trainer.spec, depth=4))
+    trainer.estimator = ValueEstimator(trainer.settings.estimator, trainer.spec.identity(depth=4))
     trainer.kl_ctrl_in_reward = get_kl_controller(trainer.config.algorithm.kl_ctrl)
     trainer.dumped, trainer.global_steps = {}, 1
     return trainer
@@ -242,12 +241,12 @@ def test_checkpoint_and_resume(queue: None, tmp_path: Path, monkeypatch: pytest.
         trainer_of(local, "poise.cold_start_rows=8", "poise.capacity=2048")._load_checkpoint()
     other = trainer_of(local, "poise.cold_start_rows=8")
     moved = StateSpec(2, 3, 3)
-    other.estimator = ValueEstimator(other.settings.estimator, feature_identity(moved, depth=4))
+    other.estimator = ValueEstimator(other.settings.estimator, moved.identity(depth=4))
     with pytest.raises(StateMismatchError, match="reasoning_layer: saved 2, now 3"):
         other._load_checkpoint()
 
     fewer = trainer_of(local, "poise.cold_start_rows=8")
-    features = {**feature_identity(fewer.spec, depth=4), "features": ["prompt", "reasoning"]}
+    features = {**fewer.spec.identity(depth=4), "features": ["prompt", "reasoning"]}
     fewer.estimator = ValueEstimator(fewer.settings.estimator, features)
     with pytest.raises(StateMismatchError, match=r"features: saved \['prompt', 'reasoning', 'entropy'\], now"):
         fewer._load_checkpoint()

@@ -118,24 +118,22 @@ def simplex_minimum(moments_CC: Float[Tensor, "C C"], allowed_C: Bool[Tensor, " 
     """argmin wᵀMw over w ≥ 0, Σw = 1, w = 0 where not allowed. Exact, by looking at every face of the simplex.
 
     On the face of the candidates S the minimum is M_SS⁻¹ 1, scaled to sum 1; the best face on which it has no negative
-    entry holds the answer. With four candidates there are 15.
+    entry holds the answer. With four candidates there are 15 faces (axis `_F`).
 
     >>> [round(share, 3) for share in simplex_minimum(torch.diag(torch.tensor([1.0, 3.0])), torch.ones(2) > 0).tolist()]
     [0.75, 0.25]
     """
+    candidates = len(moments_CC)
     scale = float(moments_CC.diagonal()[allowed_C].mean())
-    moments_CC = moments_CC.double() + (_JITTER * scale or 1.0) * torch.eye(len(moments_CC), dtype=torch.float64)
-    choices = allowed_C.nonzero()[:, 0].tolist()
-    best_C, least = torch.zeros(len(moments_CC), dtype=torch.float64), float("inf")
-    for size in range(1, len(choices) + 1):
-        for face in itertools.combinations(choices, size):
-            inside = torch.tensor(face)
-            share_S = torch.linalg.solve(moments_CC[inside][:, inside], torch.ones(size, dtype=torch.float64))
-            share_S = share_S / share_S.sum()
-            value = float(share_S @ moments_CC[inside][:, inside] @ share_S)
-            if bool((share_S >= 0).all()) and value < least:
-                best_C, least = torch.zeros_like(best_C).index_copy(0, inside, share_S), value
-    return best_C
+    moments_CC = moments_CC.double() + (_JITTER * scale or 1.0) * torch.eye(candidates, dtype=torch.float64)
+    inside_FC = torch.tensor(list(itertools.product((0.0, 1.0), repeat=candidates))[1:], dtype=torch.float64)
+    inside_FC = inside_FC[(inside_FC <= allowed_C).all(1)]
+    # Candidates outside the face solve an equation of their own, with weight 0.
+    system_FCC = inside_FC[:, :, None] * moments_CC * inside_FC[:, None] + torch.diag_embed(1 - inside_FC)
+    share_FC = torch.linalg.solve(system_FCC, inside_FC)
+    share_FC = share_FC / share_FC.sum(1, keepdim=True)
+    value_F = ((share_FC @ moments_CC) * share_FC).sum(1)
+    return share_FC[torch.where((share_FC >= 0).all(1), value_F, torch.inf).argmin()]
 
 
 def combine(candidates_BC: Float[Tensor, "B C"], weights_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:

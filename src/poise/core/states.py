@@ -53,6 +53,24 @@ class StateSpec:
         """Block indices (prompt, reasoning) in 1..depth for a model of `depth` blocks."""
         return resolve_layer(self.prompt_layer, depth), resolve_layer(self.reasoning_layer, depth)
 
+    def identity(self, depth: int, by_length: bool | None = None) -> dict[str, Any]:
+        """What a probe's features are, as saved with it and compared on resuming.
+
+        Args:
+            depth: blocks of the model.
+            by_length: whether the weights that the probe is fitted with are divided by the length; None if it has none.
+        """
+        prompt_layer, reasoning_layer = self.resolve(depth)
+        return {
+            "prompt_layer": prompt_layer,
+            "reasoning_layer": reasoning_layer,
+            "depth": depth,
+            "window": self.window,
+            "end_of_reasoning": list(self.end_of_reasoning),
+            "features": ["prompt", "reasoning", "entropy"],
+            **({} if by_length is None else {"weights_by_length": by_length}),
+        }
+
 
 def resolve_layer(layer: int | float, depth: int) -> int:
     """Index in 1..depth of the block that `layer` names.

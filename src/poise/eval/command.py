@@ -203,9 +203,7 @@ def load_sampler(config: EvalConfig) -> Sampler:
     from poise.eval import HFSampler
     from poise.runs.policy import locate
 
-    name = locate(config.model)
-    if config.revision is not None and (Path(name) / "config.json").exists():
-        raise ConfigError(f"--revision {config.revision} is one of a hub model, and {config.model} is not on the hub")
+    name = locate(config.model, config.revision)
     if config.engine_options and config.sampler == "hf":
         raise ConfigError(f"--engine-options {' '.join(config.engine_options)} are vLLM's; add --sampler vllm")
     cuda = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())

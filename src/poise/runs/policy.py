@@ -33,12 +33,20 @@ class Policy:
     skeleton: nn.Module
 
 
-def locate(name: str) -> str:
+def locate(name: str, revision: str | None = None) -> str:
     """Folder or hub name of a model: "bundled", a run folder (its final model, else its last complete checkpoint), ...
 
     Raises:
-        ConfigError: a folder holds no model, or a path that can be no hub name leads nowhere.
+        ConfigError: a folder holds no model, or a path that can be no hub name leads nowhere; or a revision is asked
+            for, and the model is not on the hub.
     """
+    found = _located(name)
+    if revision is not None and Path(found).exists():
+        raise ConfigError(f"--revision {revision} is one of a hub model, and {name} is not on the hub")
+    return found
+
+
+def _located(name: str) -> str:
     if name == "bundled":
         from poise.models import bundled
 
@@ -72,7 +80,7 @@ def look_at(settings: ModelSettings) -> Policy:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    name = locate(settings.model)
+    name = locate(settings.model, settings.revision)
     base = _base_of_adapter(name) or name
     try:
         config = AutoConfig.from_pretrained(base, revision=settings.revision)

@@ -63,17 +63,8 @@ class ForwardCapture:
 
     def identity(self) -> dict[str, Any]:
         """What the features are: saved with the probe, and compared when it is loaded."""
-        prompt_layer, reasoning_layer = self.states.layers
-        is_weighted = self.trainer.args.estimator().is_weighted
-        return {
-            "prompt_layer": prompt_layer,
-            "reasoning_layer": reasoning_layer,
-            "depth": self.states.depth,
-            "window": self.states.spec.window,
-            "end_of_reasoning": list(self.states.spec.end_of_reasoning),
-            "features": ["prompt", "reasoning", "entropy"],
-            **({"weights_by_length": self.by_length} if is_weighted else {}),
-        }
+        by_length = self.by_length if self.trainer.args.estimator().is_weighted else None
+        return self.states.spec.identity(self.states.depth, by_length)
 
     @property
     def by_length(self) -> bool:

@@ -83,25 +83,6 @@ class PoiseSettings:
         return StateSpec(prompt, reasoning, self.window, end)
 
 
-def feature_identity(spec: StateSpec, depth: int, by_length: bool | None = None) -> dict[str, Any]:
-    """What a probe's features are, as saved with it and compared on resuming; the TRL adapter saves the same keys.
-
-    Args:
-        spec: which states are read, layers resolved.
-        depth: blocks of the model.
-        by_length: whether the weights that the probe is fitted with are divided by the length; None if it has none.
-    """
-    return {
-        "prompt_layer": spec.prompt_layer,
-        "reasoning_layer": spec.reasoning_layer,
-        "depth": depth,
-        "window": spec.window,
-        "end_of_reasoning": list(spec.end_of_reasoning),
-        "features": ["prompt", "reasoning", "entropy"],
-        **({} if by_length is None else {"weights_by_length": by_length}),
-    }
-
-
 def names_of(*kinds: type) -> list[str]:
     """Names of all settings of some settings classes."""
     return [item.name for kind in kinds for item in fields(kind)]

@@ -34,7 +34,6 @@ from poise.core import Credit, Features, StateSpec, ValueEstimator, load_state, 
 from poise.errors import StateMismatchError
 from poise.verl import engine, refusals
 from poise.verl.credit import BatchRows, number_or_none, predictions_by_key, unused_rows
-from poise.verl.settings import feature_identity
 from poise.verl.worker import CapturingActorRolloutRefWorker
 
 TRAINER = "poise_sync"
@@ -80,7 +79,7 @@ class PoiseTrainer(PPOTrainerSync):
         depth = _depth_of(self.config.actor_rollout_ref.model)
         self.spec = self.settings.states(self.tokenizer, depth)
         config = self.settings.estimator
-        identity = feature_identity(self.spec, depth, self._by_length if config.is_weighted else None)
+        identity = self.spec.identity(depth, self._by_length if config.is_weighted else None)
         self.estimator = ValueEstimator(config, identity)
 
     def _init_resource_pool_mgr(self) -> None:
