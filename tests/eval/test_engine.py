@@ -50,6 +50,24 @@ def test_estimates_from_known_verdicts():
     assert (found.failed, found.failures, found.samples) == (1, {"the sandbox is gone": 1}, 8)
 
 
+def test_a_domain_whose_verifier_reads_no_answers_has_no_vote():
+    def judge(completion, example):
+        right = float(completion == example["answer"])
+        return Verdict(right, answer=completion) if example["domain"] == "odd" else Verdict(right)
+
+    dataset = DATASET.select([1, 2])
+    found = evaluate_with(scripted(["2", "3", "2"], ["3", "3", "3"]), dataset, judge, Sampling(k=3))
+    assert [(result.domain, result.scores) for result in found.results] == [
+        ("odd", (1.0, 0.0, 1.0)),
+        ("even", (0.0, 0.0, 0.0)),
+    ]
+    assert (found.majority.mean, found.majority.prompts) == (0.5, 2)  # nothing right there, whatever the votes
+    found = evaluate_with(scripted(["2", "3", "2"], ["4", "3", "3"]), dataset, judge, Sampling(k=3))
+    assert (found.majority.mean, found.majority.prompts) == (1.0, 1)
+    found = evaluate_with(scripted(["4", "3", "3"]), DATASET.select([2]), judge, Sampling(k=3))
+    assert found.majority is None
+
+
 def test_failures_are_never_zeros():
     found = evaluate_with(scripted(["crash"], ["broken"], ["4"]), DATASET.select([0, 1, 2]), verify, Sampling(k=1))
     assert found.average.mean == 1.0

@@ -1,5 +1,7 @@
 """Sampling: left padding changes nothing, seeds repeat, the caller's random state is untouched, limits are honoured."""
 
+import copy
+
 import pytest
 import torch
 
@@ -75,6 +77,14 @@ def test_a_stop_text_is_cut_off_and_is_no_truncation(model, tokenizer):
     assert any(not completion.truncated and completion.tokens < 30 for completion in completions)
 
 
+def test_padding_after_a_stop_text_is_not_counted_where_it_looks_like_an_end(model, tokenizer):
+    sampling = Sampling(k=16, max_new_tokens=30, temperature=1.5, top_p=1.0, stop=("3",))
+    found, alike = HFSampler(model, tokenizer), HFSampler(model, tokenizer)
+    alike.pad_id = alike.end_ids[0]
+    tokens = [[c.tokens for _, each in sampler(PROMPTS[:1], sampling) for c in each] for sampler in (found, alike)]
+    assert tokens[0] == tokens[1]
+
+
 def test_completions_stop_where_the_context_ends(model, tokenizer):
     found = sample(model, tokenizer, Sampling(k=1, temperature=0.0, max_new_tokens=1000), prompts=["1" * 60])
     assert found[0][0].tokens <= 4
@@ -82,14 +92,32 @@ def test_completions_stop_where_the_context_ends(model, tokenizer):
         sample(model, tokenizer, Sampling(k=1, temperature=0.0, max_new_tokens=10), prompts=["1" * 64])
 
 
-def test_a_checkpoints_own_generation_settings_do_not_leak_in(model, tokenizer):
-    plain = sample(model, tokenizer, Sampling(k=2, max_new_tokens=10, temperature=1.0, top_p=1.0))
-    kept = model.generation_config.top_k, model.generation_config.repetition_penalty
-    model.generation_config.top_k, model.generation_config.repetition_penalty = 1, 3.0
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"top_k": 1, "repetition_penalty": 3.0},
+        {"min_p": 0.999},
+        {"typical_p": 0.01},
+        {"min_new_tokens": 10},
+        {"suppress_tokens": list(range(4, 20))},
+        {"num_return_sequences": 2},
+        {"num_beams": 2},
+        {"stop_strings": ["1"]},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_a_checkpoints_own_generation_settings_do_not_leak_in(model, tokenizer, own):
+    sampling = Sampling(k=2, max_new_tokens=10, temperature=1.0, top_p=1.0)
+    plain, kept = sample(model, tokenizer, sampling), model.generation_config
+    model.generation_config = copy.deepcopy(kept)
     try:
-        assert sample(model, tokenizer, Sampling(k=2, max_new_tokens=10, temperature=1.0, top_p=1.0)) == plain
+        for name, value in own.items():
+            setattr(model.generation_config, name, value)
+        changed = model.generation_config
+        assert sample(model, tokenizer, sampling) == plain
+        assert model.generation_config is changed
     finally:
-        model.generation_config.top_k, model.generation_config.repetition_penalty = kept
+        model.generation_config = kept
 
 
 def test_messages_go_through_the_chat_template(tokenizer):

@@ -75,7 +75,7 @@ class Evaluation:
         results: one record a prompt, in the dataset's order.
         average: mean score, avg@k.
         pass_at: unbiased pass@k for k = 1, 2, 4, ... and the number of samples.
-        majority: maj@k; None if the verifier extracts no answers.
+        majority: maj@k; domains whose verifier extracts no answers, but pays, are left out; None if nothing is left.
         domains: average of each domain.
         truncated: share of samples that hit the length limit.
         failed: number of samples whose verification failed; they are in none of the estimates.
@@ -143,7 +143,9 @@ def summarise(
 
     most = max((len(result.scores) for result in results), default=0)
     ks = sorted({1 << power for power in range(most.bit_length()) if 1 << power <= most} | ({most} if most else set()))
-    extracts = any(answer is not None for result in results for answer in result.answers)
+    extracts = {result.domain for result in results if any(answer is not None for answer in result.answers)}
+    unread = {result.domain for result in results if result.passed(1, correct_at) > 0} - extracts
+    voted = [result.majority(correct_at) for result in results if result.domain not in unread] if extracts else []
     failures = Counter(reason for result in results for reason in result.failures)
     flags = [flag for result in results for flag in result.truncated]
     tokens = [count for result in results for count in result.tokens]
@@ -152,7 +154,7 @@ def summarise(
         results=tuple(results),
         average=estimate([result.average for result in results]),
         pass_at={k: estimate([result.passed(k, correct_at) for result in results]) for k in ks},
-        majority=estimate([result.majority(correct_at) for result in results]) if extracts else None,
+        majority=estimate(voted) if voted else None,
         domains={
             domain: estimate([result.average for result in results if result.domain == domain])
             for domain in sorted({result.domain for result in results})

@@ -130,8 +130,9 @@ class HFSampler:
         input_BT = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in ids], device=device)
         mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
         stops = StoppingCriteriaList([_StopTexts(self.tokenizer, sampling.stop, width)] if sampling.stop else [])
-        was_training = self.model.training
+        was_training, own_config = self.model.training, self.model.generation_config
         self.model.eval()
+        self.model.generation_config = GenerationConfig()  # transformers takes from there whatever a call leaves unset
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
                 torch.manual_seed(seed)
@@ -142,6 +143,7 @@ class HFSampler:
                     stopping_criteria=stops,
                 )
         finally:
+            self.model.generation_config = own_config
             self.model.train(was_training)
         return [self._until_end(row) for row in output_BT[:, width:].tolist()]
 
@@ -152,14 +154,12 @@ class HFSampler:
     def _config(self, sampling: Sampling, prompt_length: int) -> GenerationConfig:
         context = getattr(self.model.config, "max_position_embeddings", None)
         room = sampling.max_new_tokens if context is None else room_for(prompt_length, context)
-        # Set every knob that a checkpoint's own generation_config may carry: what is left unset is taken from there.
         drawn = (
             {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
         )
         return GenerationConfig(
             do_sample=sampling.temperature > 0,
             max_new_tokens=min(sampling.max_new_tokens, room),
-            repetition_penalty=1.0,
             eos_token_id=self.end_ids or None,
             pad_token_id=self.pad_id,
             **drawn,
@@ -169,9 +169,9 @@ class HFSampler:
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
         cuts = [text.find(stop) for stop in sampling.stop if stop in text]
         has_ended = bool(kept) and kept[-1] in self.end_ids
-        if cuts and not has_ended:
-            # Rows that met a stop text are padded until the batch is done.
-            kept = [token for token in kept if token != self.pad_id]
+        if cuts:
+            # Rows that met a stop text are padded until the batch is done, and padding may look like an end.
+            kept = kept[: max(place for place, token in enumerate(kept) if token != self.pad_id) + 1]
         return Completion(text[: min(cuts)] if cuts else text, len(kept), not has_ended and not cuts)
 
 
