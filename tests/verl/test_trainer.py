@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import hydra
 import ray
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.core_algos import get_kl_controller
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_kl_controller
 from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from poise.core import StateSpec, ValueEstimator, domain_id, load_state, save_state
@@ -177,6 +179,24 @@ def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str,
     own = [3 * (1 - math.exp(-0.5 * score)) ** 2 for score in (0, 1, 2)]
     assert buffer.pairs.features.squared_score_B is not None
     assert buffer.pairs.features.squared_score_B.tolist() == pytest.approx(own, rel=1e-5)
+
+
+def test_whether_a_loss_divides_by_length_is_known_of_each_of_verls() -> None:
+    """Of a rollout of eight tokens and one of two: a token of the longer one counts a quarter, or as much."""
+    settings = ("ppo_micro_batch_size_per_gpu=1", "policy_loss.dro_beta=0.1")
+    trainer = trainer_of(*(f"actor_rollout_ref.actor.{setting}" for setting in settings))
+    actor, mask_BT = trainer.config.actor_rollout_ref.actor, torch.tensor([[1] * 8, [1, 1] + [0] * 6])
+    for loss, mode in product(POLICY_LOSS_REGISTRY, ("token-mean", "seq-mean-token-mean")):
+        actor.policy_loss.loss_mode, actor.loss_agg_mode = loss, mode
+        log_probs_BT = torch.full((2, 8), -1.0, requires_grad=True)
+        config = omega_conf_to_dataclass(actor)
+        value, _ = POLICY_LOSS_REGISTRY[loss](
+            log_probs_BT.detach(), log_probs_BT, mask_BT.float(), mask_BT, loss_agg_mode=mode, config=config
+        )
+        value.backward()
+        assert log_probs_BT.grad is not None
+        longer, shorter = log_probs_BT.grad[:, 0].tolist()
+        assert longer / shorter == pytest.approx(1 / 4 if trainer._by_length else 1), (loss, mode)
 
 
 def test_kl_in_the_reward_is_part_of_what_is_credited(queue: None) -> None:

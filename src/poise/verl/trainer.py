@@ -40,6 +40,8 @@ TRAINER = "poise_sync"
 _STATE = "poise.safetensors"
 _POLICY_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 _SOURCE = "data_source"
+# Losses of verl 0.9.1 that divide by a rollout's length whatever loss_agg_mode says; gspo is not one of them.
+_BY_LENGTH = ("sapo", "geo_mean")
 
 logger = logging.getLogger(__name__)
 # The running trainer's credit, while verl computes advantages: verl's estimators are plain functions.
@@ -148,7 +150,8 @@ class PoiseTrainer(PPOTrainerSync):
     @property
     def _by_length(self) -> bool:
         """Whether the loss divides each rollout's term by its length."""
-        return self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
+        actor = self.config.actor_rollout_ref.actor
+        return actor.loss_agg_mode == "seq-mean-token-mean" or actor.policy_loss.loss_mode in _BY_LENGTH
 
     def _drop(self, batch: KVBatchMeta, dropped: list[int]) -> None:
         """Take rows out of the update as verl takes its padding rows out: no token of theirs counts in any loss."""
