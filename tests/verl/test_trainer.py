@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from itertools import product
@@ -330,6 +331,21 @@ def test_what_the_driver_refuses_reaches_the_user_as_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         launch.run(compose())
     assert capsys.readouterr().err == "poise-verl: reasoning_layer: saved 2, now 3\n"
+
+
+def test_dumps_are_json_where_a_verification_failed(tmp_path: Path) -> None:
+    """Of rollouts, and of validation, where verl adds what the reward function returned."""
+    trainer, nan = trainer_of(), math.nan
+    returned = {"reward": [nan, 1.0], "score": [nan, 1.0], "acc": [nan, 1.0], "failure": ["time-out", ""]}
+    for folder, columns in (("rollouts", {}), ("validation", returned)):
+        trainer._init_dump_executor()
+        uids = {"uid": ["u_0_0", "v_0_0"]}
+        trainer._dump_generations(["q"] * 2, ["a"] * 2, ["1"] * 2, [nan, 1.0], columns | uids, str(tmp_path / folder))
+        trainer._shutdown_dump_executor()
+        lines = (tmp_path / folder / "1.jsonl").read_text().splitlines()
+        failed, right = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+        assert (failed["score"], right["score"]) == (None, 1.0)
+        assert failed.get("acc") is None
 
 
 def test_validation_means_leave_failures_out(queue: None) -> None:

@@ -123,3 +123,8 @@ def predictions_by_key(keys: Sequence[str], rows: BatchRows, credit: Credit) -> 
 def number_or_none(value: Any) -> Any:
     """None for NaN, which JSON does not have; anything else as it is."""
     return None if isinstance(value, float) and value != value else value
+
+
+def numbers_or_none(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The same for each value of each column."""
+    return {name: [number_or_none(value) for value in values] for name, values in columns.items()}
