@@ -13,6 +13,8 @@ pytest.importorskip("verl")
 import transfer_queue as tq
 import verl
 from transfer_queue import KVBatchMeta
+from verl.experimental.reward_loop.reward_manager.dapo import DAPORewardManager
+from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 from verl.models.transformers import monkey_patch
 from verl.trainer import main_ppo
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
@@ -20,6 +22,7 @@ from verl.trainer.ppo import core_algos, padding_utils, ray_trainer
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.utils import Role, need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync, agent_loop_tq, get_trainer_cls, trainer_base
+from verl.trainer.ppo.v1.replay_buffer import FILTER_GROUPS_REWARD_METRIC, ReplayBuffer
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 from verl.workers.engine import EngineRegistry
@@ -122,6 +125,20 @@ def test_fused_kernels_that_return_entropies() -> None:
     listed = re.search(r"fused_kernels_backend not in (\[.*?\])", inspect.getsource(monkey_patch))
     assert listed is not None
     assert set(ast.literal_eval(listed[1])) == set(refusals._FUSED_WITH_ENTROPY)
+
+
+def test_reward_managers_that_add_nothing_to_the_score() -> None:
+    """Group filtering by a reward function's own numbers is allowed under these."""
+    adding = {name for name, owner in REWARD_MANAGER.items() if "reward +=" in inspect.getsource(owner.run_single)}
+    assert adding == {"dapo"}
+    assert 'config.reward.get("reward_kwargs", {}).get("overlong_buffer_cfg"' in inspect.getsource(DAPORewardManager)
+    assert set(REWARD_MANAGER) - adding == set(refusals._PLAIN_MANAGERS)
+
+
+def test_groups_are_filtered_by_the_reward_before_the_kl_penalty() -> None:
+    source = inspect.getsource(ReplayBuffer._dapo_filtered_keys)
+    assert 'select_fields=["rm_scores"] if use_canonical_reward else ["extra_fields"]' in source
+    assert FILTER_GROUPS_REWARD_METRIC == "reward"
 
 
 def test_dumped_rollouts_carry_the_batchs_keys() -> None:
