@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("verl")
 import transfer_queue as tq
@@ -176,6 +177,15 @@ def test_the_latest_pointer_moves_after_everything_else() -> None:
 
 def test_the_loss_counts_tokens_of_the_mask_that_we_silence() -> None:
     assert 'data["loss_mask"].sum()' in inspect.getsource(FSDPEngine.forward_backward_batch)
+
+
+def test_means_over_sequences_count_the_rollouts_that_we_silence() -> None:
+    """As docs/architecture.md says: the divisor is what a mini-batch was to hold."""
+    source = inspect.getsource(PPOTrainerSync._update_actor)
+    assert '"global_batch_size": ppo_mini_batch_size' in source
+    losses_BT, mask_BT = torch.ones(4, 3), torch.tensor([[1] * 3] * 2 + [[0] * 3] * 2)
+    for mode in ("seq-mean-token-mean", "seq-mean-token-sum-norm"):
+        assert core_algos.agg_loss(losses_BT, mask_BT, mode, global_batch_size=4) == 2 / 4
 
 
 def test_the_driver_writes_old_log_probs_after_the_workers_answer() -> None:

@@ -53,7 +53,7 @@ def test_a_rollouts_score_is_that_of_all_its_outputs() -> None:
 
 @pytest.mark.parametrize("baseline", ["prompt-probe", "auto"])
 def test_the_prompt_says_nothing_of_what_its_rollout_wrote(baseline: str) -> None:
-    """Single rollouts of two outputs, in either order: the later one's prompt holds the step that decides the reward."""
+    """Single rollouts of two outputs, in either order: the later prompt holds the step that decides the reward."""
     torch.manual_seed(0)
     estimator = ValueEstimator(EstimatorConfig(baseline, ProbeConfig(alpha=1e-3), cold_start_rows=1))
     outputs = [(prompt, output) for prompt in range(64) for output in ((0, 1) if prompt % 2 else (1, 0))]
