@@ -37,6 +37,15 @@ def test_a_task_becomes_a_verl_file(poise: Callable, tmp_path: Path) -> None:
     assert {row["extra_info"]["split"] for row in rows} == {"test"}
 
 
+def test_a_task_of_local_files_takes_their_place(poise: Callable, tmp_path: Path) -> None:
+    """GSM8K as published: the ground truth is what follows the hashes, not the worked solution before it."""
+    (tmp_path / "train.jsonl").write_text(json.dumps({"question": "2 + 2?", "answer": "2 + 2 = 4\n#### 4"}) + "\n")
+    told = poise("data", "convert", "gsm8k", "train.parquet", "--to", "verl", "--task-options", "path=train.jsonl")
+    assert told.status == 0, told.err
+    (row,) = pq.read_table(tmp_path / "train.parquet").to_pylist()
+    assert (row["reward_model"]["ground_truth"], row["extra_info"]["reward"]) == ("4", "math")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
@@ -47,6 +56,7 @@ def test_a_task_becomes_a_verl_file(poise: Callable, tmp_path: Path) -> None:
         (["torn.jsonl", "b.parquet"], 1, "line 1 of torn.jsonl is not JSON"),
         (["chain_sums", "b.parquet"], 1, "chain_sum"),
         (["chain_sum", "b.parquet", "--to", "trl"], 2, "a task already has our form"),
+        (["torn.jsonl", "b.parquet", "--task-options", "chat=true"], 2, "options of a task, and torn.jsonl is a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -106,6 +106,9 @@ def verify():
         (r"\text{(C)}", "C. 12"),
         ("A", "A. A triangle"),
         ("A", "A. Vitamin B12"),
+        ("48+24 = <<48+24=72>>72 clips.\n#### 72", "72"),
+        ("# 1\n#### 2\n#### 1,024", "1024"),
+        (r"#### \frac{1}{2}", "0.5"),
     ],
 )
 def test_equal(verify, truth, said):
@@ -115,6 +118,7 @@ def test_equal(verify, truth, said):
 @pytest.mark.parametrize(
     ("truth", "said"),
     [
+        ("48+24 = <<48+24=72>>72 clips.\n#### 72", "24"),
         ("10 cm", r"10\text{ m}"),
         (r"5\text{ hours}", "5 minutes"),
         ("A", "A, B"),
@@ -187,6 +191,10 @@ def test_equal(verify, truth, said):
 )
 def test_unequal(verify, truth, said):
     assert verify(rf"So we get \boxed{{{said}}}.", {"answer": truth}).score == 0.0
+
+
+def test_a_worked_solution_that_states_nothing_is_no_ground_truth(verify):
+    assert verify("Answer: 72", {"answer": "48 + 24 = 72\n####"}).failure == "the example has no ground truth"
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ import re
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("verl")
 import transfer_queue as tq
 import verl
 from transfer_queue import KVBatchMeta
+from verl.experimental.reward_loop.reward_manager.dapo import DAPORewardManager
+from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 from verl.models.transformers import monkey_patch
 from verl.trainer import main_ppo
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
@@ -20,6 +23,7 @@ from verl.trainer.ppo import core_algos, padding_utils, ray_trainer
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.utils import Role, need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync, agent_loop_tq, get_trainer_cls, trainer_base
+from verl.trainer.ppo.v1.replay_buffer import FILTER_GROUPS_REWARD_METRIC, ReplayBuffer
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 from verl.workers.engine import EngineRegistry
@@ -124,6 +128,20 @@ def test_fused_kernels_that_return_entropies() -> None:
     assert set(ast.literal_eval(listed[1])) == set(refusals._FUSED_WITH_ENTROPY)
 
 
+def test_reward_managers_that_add_nothing_to_the_score() -> None:
+    """Group filtering by a reward function's own numbers is allowed under these."""
+    adding = {name for name, owner in REWARD_MANAGER.items() if "reward +=" in inspect.getsource(owner.run_single)}
+    assert adding == {"dapo"}
+    assert 'config.reward.get("reward_kwargs", {}).get("overlong_buffer_cfg"' in inspect.getsource(DAPORewardManager)
+    assert set(REWARD_MANAGER) - adding == set(refusals._PLAIN_MANAGERS)
+
+
+def test_groups_are_filtered_by_the_reward_before_the_kl_penalty() -> None:
+    source = inspect.getsource(ReplayBuffer._dapo_filtered_keys)
+    assert 'select_fields=["rm_scores"] if use_canonical_reward else ["extra_fields"]' in source
+    assert FILTER_GROUPS_REWARD_METRIC == "reward"
+
+
 def test_dumped_rollouts_carry_the_batchs_keys() -> None:
     assert '"uid"' in inspect.getsource(PPOTrainerSync._log_rollout_data)
 
@@ -159,6 +177,15 @@ def test_the_latest_pointer_moves_after_everything_else() -> None:
 
 def test_the_loss_counts_tokens_of_the_mask_that_we_silence() -> None:
     assert 'data["loss_mask"].sum()' in inspect.getsource(FSDPEngine.forward_backward_batch)
+
+
+def test_means_over_sequences_count_the_rollouts_that_we_silence() -> None:
+    """As docs/architecture.md says: the divisor is what a mini-batch was to hold."""
+    source = inspect.getsource(PPOTrainerSync._update_actor)
+    assert '"global_batch_size": ppo_mini_batch_size' in source
+    losses_BT, mask_BT = torch.ones(4, 3), torch.tensor([[1] * 3] * 2 + [[0] * 3] * 2)
+    for mode in ("seq-mean-token-mean", "seq-mean-token-sum-norm"):
+        assert core_algos.agg_loss(losses_BT, mask_BT, mode, global_batch_size=4) == 2 / 4
 
 
 def test_the_driver_writes_old_log_probs_after_the_workers_answer() -> None:

@@ -138,6 +138,10 @@ def test_a_foreign_parquet_both_ways(tmp_path: Path) -> None:
     [
         (lambda path: to_verl([{"answer": "1"}]), "row 0 has no prompt; expected the columns prompt, and as a rule"),
         (lambda path: to_verl([{**ROW, "picture": b"GIF"}]), "row 0 holds what a text row cannot"),
+        (
+            lambda path: to_verl([{"prompt": MESSAGES, "info": '{"verl": {"ability": "math"}}'}]),
+            "row 0 has no domain; expected the columns prompt, domain and info, as a row that came from verl has them",
+        ),
         (lambda path: from_verl([{"prompt": MESSAGES}]), "row 0 has no data_source, reward_model"),
         (lambda path: from_verl([{**FOREIGN, "images": [b"\x89PNG"]}]), "row 0 holds what a text row cannot"),
         (lambda path: convert_file(path / "none.parquet", path / "x.parquet", "verl"), "there is no file"),

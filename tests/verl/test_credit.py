@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from poise.core import EstimatorConfig, Features, ValueEstimator, domain_id
+from poise.core import EstimatorConfig, Features, ProbeConfig, ValueEstimator, domain_id
 from poise.verl.credit import BatchRows, number_or_none, predictions_by_key, unused_rows
 
 # Two prompts of two rollouts and one that lost a rollout, shuffled, with two padding rows; b_1 has two outputs.
@@ -17,6 +17,7 @@ def test_rows_are_read_from_keys() -> None:
     rows = BatchRows.of(KEYS, TAGS)
     assert rows.rollout_B.tolist() == [0, -1, 1, 2, 3, 4, 0, -1]
     assert rows.last_R.tolist() == [6, 2, 3, 4, 5], "the last output of b_1 stands for it"
+    assert rows.first_R.tolist() == [0, 2, 3, 4, 5], "but its prompt is that of its first output"
     assert rows.groups_R.tolist() == [0, 1, 2, 0, 1]
 
 
@@ -34,6 +35,7 @@ def test_rewards_features_and_domains_follow_the_last_output() -> None:
     assert rollouts.rewards_B.tolist() == [6, 2, 3, 4, 5]
     assert rollouts.features is not None
     assert rollouts.features.reasoning_BH[:, 0].tolist() == [106, 102, 103, 104, 105]
+    assert rollouts.features.prompt_BH[:, 0].tolist() == [0, 2, 3, 4, 5]
     assert rollouts.domains_B is not None
     math, code = domain_id("math"), domain_id("code")
     assert rollouts.domains_B.tolist() == [code, math, math, code, code]
@@ -47,6 +49,25 @@ def test_a_rollouts_score_is_that_of_all_its_outputs() -> None:
     for values_B, share in ((rollouts.features.squared_score_B, 1), (rollouts.weights_B, 2)):
         assert values_B is not None
         assert (share * values_B).tolist() == [1 + 7, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("baseline", ["prompt-probe", "auto"])
+def test_the_prompt_says_nothing_of_what_its_rollout_wrote(baseline: str) -> None:
+    """Single rollouts of two outputs, in either order: the later prompt holds the step that decides the reward."""
+    torch.manual_seed(0)
+    estimator = ValueEstimator(EstimatorConfig(baseline, ProbeConfig(alpha=1e-3), cold_start_rows=1))
+    outputs = [(prompt, output) for prompt in range(64) for output in ((0, 1) if prompt % 2 else (1, 0))]
+    rows = BatchRows.of([f"p{prompt}_0_{output}" for prompt, output in outputs], [{}] * 128)
+    prompt_B, output_B = torch.tensor(outputs).T
+    for _ in range(4):
+        wrote_R = (torch.rand(64) < 0.5).float()
+        prompt_BH = (wrote_R[prompt_B] * output_B)[:, None].expand(128, 4)
+        features = Features(prompt_BH, torch.randn(128, 4), torch.zeros(128, 3))
+        credit = estimator.credit(rows.rollouts(wrote_R[prompt_B], features, ["m"] * 128))
+        estimator.update(credit)
+    wrong_B, right_B = (credit.baselines_B[wrote_R == reward] for reward in (0, 1))
+    # The mean of the other prompts lacks the rollout's own reward, and differs by 1/63.
+    assert right_B.mean().item() == pytest.approx(wrong_B.mean().item(), abs=1 / 63 + 1e-4)
 
 
 def test_leave_one_out_credit_by_hand() -> None:

@@ -40,6 +40,7 @@ def test_the_shipped_defaults_are_the_published_ones() -> None:
     assert settings.estimator == EstimatorConfig("auto", ProbeConfig(weights="score", sibling_outcome=True))
 
 
+FILTERED = ["algorithm.filter_groups.enable=True", "poise.baseline=leave-one-out"]
 CASES = [
     (["algorithm.adv_estimator=grpo"], "algorithm.adv_estimator=grpo, but POISE computes"),
     (["trainer.use_v1=False"], "trainer.use_v1=False is verl's deprecated trainer"),
@@ -54,6 +55,17 @@ CASES = [
     *(
         (["algorithm.filter_groups.enable=True", f"poise.baseline={name}"], f"the gradient of poise.baseline={name}:")
         for name in ("none", "shrinkage", "probe")
+    ),
+    ([*FILTERED, "algorithm.use_kl_in_reward=True"], "before algorithm.use_kl_in_reward=True takes the KL penalty off"),
+    *(
+        ([*FILTERED, f"algorithm.filter_groups.metric={metric}", *settings], f"metric={metric} may be equal within")
+        for metric, settings in (
+            ("acc", ["reward.reward_manager.name=dapo", "+reward.reward_kwargs.overlong_buffer_cfg.enable=True"]),
+            ("score", ["reward.reward_manager.name=dapo", "+reward.reward_kwargs.overlong_buffer_cfg.enable=True"]),
+            ("acc", ["reward.custom_reward_function.path=mine.py"]),
+            ("acc", ["reward.reward_manager.source=importlib"]),
+            ("format", []),
+        )
     ),
     (["critic.enable=True"], "critic.enable=True trains a critic that POISE replaces"),
     (["actor_rollout_ref.model.use_fused_kernels=True", "FUSED=null"], "impl_backend=None gives no token entropies"),
@@ -106,7 +118,11 @@ def test_refused(overrides: list[str], sentence: str) -> None:
         ["poise.baseline=auto", "poise.probe.alpha=null", "poise.probe.weights=score"],
         ["actor_rollout_ref.rollout.n=8", "actor_rollout_ref.actor.strategy=fsdp2"],
         ["algorithm.use_kl_in_reward=True"],
-        ["algorithm.filter_groups.enable=True", "poise.baseline=leave-one-out"],
+        FILTERED,
+        [*FILTERED, "algorithm.filter_groups.metric=acc"],
+        [*FILTERED, "algorithm.filter_groups.metric=acc", "reward.reward_manager.name=dapo"],
+        [*FILTERED, "algorithm.filter_groups.metric=score", "reward.custom_reward_function.path=mine.py"],
+        [*FILTERED, "reward.reward_manager.name=dapo", "+reward.reward_kwargs.overlong_buffer_cfg.enable=True"],
         ["actor_rollout_ref.model.use_fused_kernels=True"],
         ["poise.layer=-3", "poise.prompt_layer=1", "poise.end_of_reasoning=null", "poise.probe.clip=[0,1]"],
     ],

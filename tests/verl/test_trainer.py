@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import hydra
 import ray
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.core_algos import get_kl_controller
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_kl_controller
 from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from poise.core import StateSpec, ValueEstimator, domain_id, load_state, save_state
@@ -179,6 +182,24 @@ def test_the_fit_weighs_rollouts_by_their_squared_scores(queue: None, mode: str,
     assert buffer.pairs.features.squared_score_B.tolist() == pytest.approx(own, rel=1e-5)
 
 
+def test_whether_a_loss_divides_by_length_is_known_of_each_of_verls() -> None:
+    """Of a rollout of eight tokens and one of two: a token of the longer one counts a quarter, or as much."""
+    settings = ("ppo_micro_batch_size_per_gpu=1", "policy_loss.dro_beta=0.1")
+    trainer = trainer_of(*(f"actor_rollout_ref.actor.{setting}" for setting in settings))
+    actor, mask_BT = trainer.config.actor_rollout_ref.actor, torch.tensor([[1] * 8, [1, 1] + [0] * 6])
+    for loss, mode in product(POLICY_LOSS_REGISTRY, ("token-mean", "seq-mean-token-mean")):
+        actor.policy_loss.loss_mode, actor.loss_agg_mode = loss, mode
+        log_probs_BT = torch.full((2, 8), -1.0, requires_grad=True)
+        config = omega_conf_to_dataclass(actor)
+        value, _ = POLICY_LOSS_REGISTRY[loss](
+            log_probs_BT.detach(), log_probs_BT, mask_BT.float(), mask_BT, loss_agg_mode=mode, config=config
+        )
+        value.backward()
+        assert log_probs_BT.grad is not None
+        longer, shorter = log_probs_BT.grad[:, 0].tolist()
+        assert longer / shorter == pytest.approx(1 / 4 if trainer._by_length else 1), (loss, mode)
+
+
 def test_kl_in_the_reward_is_part_of_what_is_credited(queue: None) -> None:
     trainer = trainer_of("algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.1")
     rows = {"k_0_0": {"reward": 1.0, "kl": 2.0}, "k_1_0": {"reward": 0.5}}
@@ -310,6 +331,21 @@ def test_what_the_driver_refuses_reaches_the_user_as_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         launch.run(compose())
     assert capsys.readouterr().err == "poise-verl: reasoning_layer: saved 2, now 3\n"
+
+
+def test_dumps_are_json_where_a_verification_failed(tmp_path: Path) -> None:
+    """Of rollouts, and of validation, where verl adds what the reward function returned."""
+    trainer, nan = trainer_of(), math.nan
+    returned = {"reward": [nan, 1.0], "score": [nan, 1.0], "acc": [nan, 1.0], "failure": ["time-out", ""]}
+    for folder, columns in (("rollouts", {}), ("validation", returned)):
+        trainer._init_dump_executor()
+        uids = {"uid": ["u_0_0", "v_0_0"]}
+        trainer._dump_generations(["q"] * 2, ["a"] * 2, ["1"] * 2, [nan, 1.0], columns | uids, str(tmp_path / folder))
+        trainer._shutdown_dump_executor()
+        lines = (tmp_path / folder / "1.jsonl").read_text().splitlines()
+        failed, right = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+        assert (failed["score"], right["score"]) == (None, 1.0)
+        assert failed.get("acc") is None
 
 
 def test_validation_means_leave_failures_out(queue: None) -> None:

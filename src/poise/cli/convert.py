@@ -29,6 +29,8 @@ class ConvertSettings:
     """Column that holds the ground truth."""
     domain: str = "unknown"
     """data_source of rows that have no domain."""
+    task_options: tuple[str, ...] = ()
+    """Of a task: its options as name=value, e.g. path=data/aime24.jsonl."""
     split: Literal["train", "test"] = "train"
     """Of a task: which split. Noted in verl's extra_info."""
     size: int | None = None
@@ -62,11 +64,15 @@ def _convert(source: str, target: Path, settings: ConvertSettings) -> int:
 
     options = {name: getattr(settings, name) for name in ("split", "reward", "prompt", "answer", "domain")}
     if Path(source).suffix in KINDS:
+        if settings.task_options:
+            raise UsageError(f"--task-options are options of a task, and {source} is a file")
         return convert_file(Path(source), target, settings.to, **options)
-    from poise.runs.prompts import at_most
+    from poise.runs.prompts import at_most, task_options
+    from poise.runs.settings import DataSettings
     from poise.tasks import reward_of
 
     if settings.to != "verl":
         raise UsageError(f"a task already has our form: poise data convert {source} takes --to verl")
-    rows = at_most(source, settings.split, settings.size, settings.data_seed, {})
+    chosen = task_options(DataSettings(task_options=settings.task_options))
+    rows = at_most(source, settings.split, settings.size, settings.data_seed, chosen)
     return convert_rows(list(rows), target, "verl", **{**options, "reward": settings.reward or reward_of(source)})

@@ -63,6 +63,15 @@ def spoken(completion: str) -> str:
     return "" if "<think>" in completion and "</think>" not in completion else visible(completion)
 
 
+def after_hashes(truth: str) -> str:
+    """What a ground truth says behind its last `####`, as GSM8K's worked solutions end; all of one that has none.
+
+    >>> after_hashes("48 + 24 = 72\\n#### 72"), after_hashes("72")
+    ('72', '72')
+    """
+    return truth.rsplit("####", 1)[-1].strip()
+
+
 def final_answers(completion: str, whole_lines: bool = False) -> list[str]:
     r"""The answer stated last: one text; several if they stand side by side; none if nothing is stated.
 

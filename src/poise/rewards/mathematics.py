@@ -1,8 +1,9 @@
 r"""The math reward: is the completion's final answer mathematically equal to the ground truth?
 
 The answer is what stands last in `\boxed{}`, `<answer>`, `Answer:` or `####`; several different answers side by side
-are right only if the truth names them all. Plain numbers are compared exactly and at once; everything else goes to
-math-verify in a worker process that is killed when it takes too long.
+are right only if the truth names them all. The truth of a worked solution is what follows its last `####`. Plain
+numbers are compared exactly and at once; everything else goes to math-verify in a worker process that is killed when it
+takes too long.
 
 Wrong (score 0): no answer, another answer, an answer that leaves the arithmetic to the reader where the truth is a
 plain number, and monstrous answers (towers of powers, hundreds of nested braces), which are not computed. Failed (no
@@ -20,7 +21,7 @@ from threading import Lock
 from typing import Any
 
 from poise.errors import ConfigError
-from poise.rewards.answers import final_answers
+from poise.rewards.answers import after_hashes, final_answers
 from poise.rewards.choices import choice, letter_of
 from poise.rewards.math_text import (
     canonical,
@@ -66,7 +67,7 @@ class MathVerifier:
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """1 if the final answer equals `example["answer"]`, 0 if not, a failure if that could not be found out."""
-        truth = "" if example["answer"] is None else canonical(str(example["answer"]))
+        truth = "" if example["answer"] is None else canonical(after_hashes(str(example["answer"])))
         if not truth:
             return Verdict.failed("the example has no ground truth")
         stated = list(dict.fromkeys(canonical(answer) for answer in final_answers(completion)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from poise.rewards.answers import final_answers
+from poise.rewards.answers import after_hashes, final_answers
 from poise.tasks.files import as_answer
 from poise.tasks.sources import Problem, Record, Source
 from poise.tasks.templates import TEMPLATES
@@ -22,8 +22,7 @@ _DAPO_BEFORE, _DAPO_AFTER = TEMPLATES["dapo"].split("{question}")
 
 def gsm8k(record: Record) -> Problem:
     """GSM8K (arXiv 2110.14168): `question`, and `answer` that ends in `#### number`."""
-    number = record["answer"].rsplit("####", 1)[-1].strip().replace(",", "")
-    return Problem(record["question"], number)
+    return Problem(record["question"], after_hashes(record["answer"]).replace(",", ""))
 
 
 def svamp(record: Record) -> Problem:

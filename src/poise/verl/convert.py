@@ -47,7 +47,8 @@ def to_verl(
         domain: data_source of rows that have no domain; verl's own word for it if not given.
 
     Raises:
-        ConfigError: a row has no prompt, or holds what JSON cannot; or rows may not name that reward.
+        ConfigError: a row has no prompt, or came from verl and has lost its domain, or holds what JSON cannot; or rows
+            may not name that reward.
     """
     if reward:
         check_row_names(reward)
@@ -100,6 +101,7 @@ def _to_verl(
     problem, truth, info = row[prompt], row.get(answer), row.get("info")
     foreign = _foreign_part(info) if isinstance(info, str) else None
     if foreign is not None:
+        _require(row, ("domain",), index, "prompt, domain and info, as a row that came from verl has them")
         return {"data_source": row["domain"], "prompt": problem, **foreign}
     # What verl's side holds in another form or under another name, or lacks, comes back from the copy in `columns`.
     renamed = {name for name, column in (("prompt", prompt), ("answer", answer)) if name != column}

@@ -2,7 +2,7 @@
 
 A verl batch may hold several rows per rollout (agent loops with several outputs), rows that only pad it to a multiple
 of the mini-batch, and groups that lost a rollout, in any order. Its keys, `{prompt}_{rollout}_{output}`, say which is
-which.
+which. Each row has a prompt of its own; a later output's may hold what the rollout wrote before.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ class BatchRows:
     """Which rows of a batch are which rollouts.
 
     Args:
-        last_R: for each rollout, the row of its last output: the one that was verified, and whose states count.
+        first_R: for each rollout, the row of its first output, whose prompt holds nothing that the rollout wrote.
+        last_R: for each rollout, the row of its last output: the one that was verified, and whose other states count.
         rollout_B: for each row, its rollout; -1 for padding.
         groups_R: for each rollout, a number for its prompt.
     """
 
+    first_R: Tensor
     last_R: Tensor
     rollout_B: Tensor
     groups_R: Tensor
@@ -36,7 +38,7 @@ class BatchRows:
         """Read a batch's keys; rows tagged `is_padding` belong to no rollout."""
         rollouts: dict[tuple[str, str], int] = {}
         prompts: dict[str, int] = {}
-        last: list[tuple[int, int]] = []
+        outputs: list[list[tuple[int, int]]] = []
         groups: list[int] = []
         rollout_of_row: list[int] = []
         for row, (key, tag) in enumerate(zip(keys, tags, strict=True)):
@@ -45,13 +47,14 @@ class BatchRows:
                 continue
             prompt, session, output = key.rsplit("_", 2)
             rollout = rollouts.setdefault((prompt, session), len(rollouts))
-            if rollout == len(last):
-                last.append((int(output), row))
+            if rollout == len(outputs):
+                outputs.append([])
                 groups.append(prompts.setdefault(prompt, len(prompts)))
-            last[rollout] = max(last[rollout], (int(output), row))
+            outputs[rollout].append((int(output), row))
             rollout_of_row.append(rollout)
         return BatchRows(
-            torch.tensor([row for _, row in last], dtype=torch.long),
+            torch.tensor([min(numbered)[1] for numbered in outputs], dtype=torch.long),
+            torch.tensor([max(numbered)[1] for numbered in outputs], dtype=torch.long),
             torch.tensor(rollout_of_row, dtype=torch.long),
             torch.tensor(groups, dtype=torch.long),
         )
@@ -67,14 +70,19 @@ class BatchRows:
 
         Args:
             rewards_B: verl's reward of each row.
-            features_B: captured features of each row; None if the baseline needs none.
+            features_B: captured features of each row; a rollout's are those of its last output, with the prompt of its
+                first. None if the baseline needs none.
             sources_B: `data_source` of each row, the name of its domain.
             scores: squared score of each row, and its weight in the gradient's variance; a rollout's is the sum over
                 its outputs. None if the probe reads none.
         """
-        features = features_B.select(self.last_R) if features_B is not None else None
-        if features is not None and scores is not None:
-            features = replace(features, squared_score_B=self._summed(scores[0]))
+        features = None
+        if features_B is not None:
+            features = replace(
+                features_B.select(self.last_R),
+                prompt_BH=features_B.prompt_BH[self.first_R],
+                squared_score_B=self._summed(scores[0]) if scores is not None else None,
+            )
         domains = [domain_id(str(sources_B[row])) for row in self.last_R.tolist()]
         return Rollouts(
             rewards_B=rewards_B[self.last_R],
@@ -115,3 +123,8 @@ def predictions_by_key(keys: Sequence[str], rows: BatchRows, credit: Credit) -> 
 def number_or_none(value: Any) -> Any:
     """None for NaN, which JSON does not have; anything else as it is."""
     return None if isinstance(value, float) and value != value else value
+
+
+def numbers_or_none(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The same for each value of each column."""
+    return {name: [number_or_none(value) for value in values] for name, values in columns.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +21,8 @@ _ENGINES = ("fsdp", "fsdp2")
 _FUSED_WITH_ENTROPY = ("torch", "triton", "liger")
 # Where all rollouts of a prompt earn the same, these have no advantage, and nothing is lost with the prompt.
 _SILENT_ON_EQUAL_REWARDS = ("group-mean", "leave-one-out")
+# Reward managers of verl 0.9.1 that credit the score as it is, as does `dapo` without its overlong buffer.
+_PLAIN_MANAGERS = ("naive", "gdpo", "remote", "rate_limited")
 
 
 def check(config: Any) -> PoiseSettings:
@@ -95,12 +97,8 @@ def _problems(config: Any, settings: PoiseSettings) -> Iterator[str]:
             f"actor_rollout_ref.rollout.n={rollouts}, but poise.baseline={baseline} needs a sibling: "
             "set it to 2 or more"
         )
-    if value("algorithm.filter_groups.enable", False) and baseline not in _SILENT_ON_EQUAL_REWARDS:
-        yield (
-            "algorithm.filter_groups.enable=True keeps a prompt by what all of its rollouts earned, which biases the "
-            f"gradient of poise.baseline={baseline}: what it drops has advantages there; set it to False, or choose "
-            f"poise.baseline={' or '.join(_SILENT_ON_EQUAL_REWARDS)}"
-        )
+    if value("algorithm.filter_groups.enable", False):
+        yield from _filter_problems(value, baseline)
     if value("critic.enable", False):
         yield "critic.enable=True trains a critic that POISE replaces: set critic.enable=False"
     if value("reward.custom_reward_function.path") == OUR_REWARDS:
@@ -111,6 +109,41 @@ def _problems(config: Any, settings: PoiseSettings) -> Iterator[str]:
             f"actor_rollout_ref.model.fused_kernel_options.impl_backend={backend} gives no token entropies: use one of "
             f"{', '.join(_FUSED_WITH_ENTROPY)}, or set use_fused_kernels=False"
         )
+
+
+def _filter_problems(value: Callable[..., Any], baseline: str) -> Iterator[str]:
+    """Group filtering loses nothing only where what it drops has no advantages."""
+    if baseline not in _SILENT_ON_EQUAL_REWARDS:
+        yield (
+            "algorithm.filter_groups.enable=True keeps a prompt by what all of its rollouts earned, which biases the "
+            f"gradient of poise.baseline={baseline}: what it drops has advantages there; set it to False, or choose "
+            f"poise.baseline={' or '.join(_SILENT_ON_EQUAL_REWARDS)}"
+        )
+    if value("algorithm.use_kl_in_reward", False):
+        yield (
+            "algorithm.filter_groups.enable=True drops a prompt by its rewards before algorithm.use_kl_in_reward=True "
+            "takes the KL penalty off them, and with that what it drops has advantages: set one of the two to False"
+        )
+    metric = value("algorithm.filter_groups.metric")
+    if metric != "reward" and not _is_credited(metric, value):
+        yield (
+            f"algorithm.filter_groups.metric={metric} may be equal within a prompt whose credited rewards are not, for "
+            "a reward manager or a reward function of yours may add to them, and what is dropped then has advantages: "
+            "set algorithm.filter_groups.metric=reward"
+        )
+
+
+def _is_credited(metric: str | None, value: Callable[..., Any]) -> bool:
+    """Whether a metric of the reward function's is the credited reward, or says the same.
+
+    That is its score, where the manager adds nothing; and acc, of verl's own functions and ours.
+    """
+    shapes = value("reward.reward_kwargs.overlong_buffer_cfg.enable", False)
+    plain = _PLAIN_MANAGERS if shapes else (*_PLAIN_MANAGERS, "dapo")
+    if value("reward.reward_manager.source") != "register" or value("reward.reward_manager.name") not in plain:
+        return False
+    is_known = value("reward.custom_reward_function.path") in (None, OUR_REWARDS)
+    return metric == "score" or (metric == "acc" and is_known)
 
 
 def _reward_problems(name: str | None) -> Iterator[str]:

@@ -33,13 +33,15 @@ from verl.workers.config import HFModelConfig
 from poise.core import Credit, Features, StateSpec, ValueEstimator, load_state, save_state, score_weight, squared_score
 from poise.errors import StateMismatchError
 from poise.verl import engine, refusals
-from poise.verl.credit import BatchRows, number_or_none, predictions_by_key, unused_rows
+from poise.verl.credit import BatchRows, number_or_none, numbers_or_none, predictions_by_key, unused_rows
 from poise.verl.worker import CapturingActorRolloutRefWorker
 
 TRAINER = "poise_sync"
 _STATE = "poise.safetensors"
 _POLICY_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 _SOURCE = "data_source"
+# Losses of verl 0.9.1 that divide by a rollout's length whatever loss_agg_mode says; gspo is not one of them.
+_BY_LENGTH = ("sapo", "geo_mean")
 
 logger = logging.getLogger(__name__)
 # The running trainer's credit, while verl computes advantages: verl's estimators are plain functions.
@@ -148,7 +150,8 @@ class PoiseTrainer(PPOTrainerSync):
     @property
     def _by_length(self) -> bool:
         """Whether the loss divides each rollout's term by its length."""
-        return self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
+        actor = self.config.actor_rollout_ref.actor
+        return actor.loss_agg_mode == "seq-mean-token-mean" or actor.policy_loss.loss_mode in _BY_LENGTH
 
     def _drop(self, batch: KVBatchMeta, dropped: list[int]) -> None:
         """Take rows out of the update as verl takes its padding rows out: no token of theirs counts in any loss."""
@@ -170,14 +173,16 @@ class PoiseTrainer(PPOTrainerSync):
     def _dump_generations(
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
     ) -> None:
-        """Add prediction, baseline and advantage to verl's dump of the rollouts."""
+        """Add prediction, baseline and advantage to verl's dump of the rollouts; what is not a number is null."""
         known = [self.dumped.get(key) for key in reward_extra_infos_dict.get("uid", [])]
         if known and None not in known:
             names = ("prediction", "baseline", "advantage")
-            columns = {name: [row[name] for row in known] for name in names}
-            reward_extra_infos_dict = {**reward_extra_infos_dict, **columns}
+            credited = {name: [row[name] for row in known] for name in names}
+            reward_extra_infos_dict = {**reward_extra_infos_dict, **credited}
         scores = [number_or_none(score) for score in scores]
-        super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
+        # What a reward function returned stands here under its own names, and verl puts its `score` over the scores.
+        columns = numbers_or_none(reward_extra_infos_dict)
+        super()._dump_generations(inputs, outputs, gts, scores, columns, dump_path)
 
     def _val_metrics_update(
         self,
@@ -188,9 +193,7 @@ class PoiseTrainer(PPOTrainerSync):
         expected_acc_counts: Any = None,
     ) -> dict[str, float]:
         """Failed rewards are left out of verl's validation means, which would take them for zeros, and counted."""
-        cleaned = {
-            name: [number_or_none(value) for value in values] for name, values in reward_extra_infos_dict.items()
-        }
+        cleaned = numbers_or_none(reward_extra_infos_dict)
         failed = [row for row, value in enumerate(cleaned.get("reward", [])) if value is None]
         expected = dict(expected_acc_counts or {})
         for row in failed:
