@@ -39,6 +39,12 @@ from poise.rewards.exact import last_number, verify, verify_number
         ("no statement at all: 5", []),
         ("unanswered: 5", []),
         ("Answer:", []),
+        ("\\boxed{17}, no.\n\n**Answer:**\n\n18", ["18"]),
+        ("**Final Answer:**\nB", ["B"]),
+        ("*Answer:*\n18", ["18"]),
+        ("__Answer:__\n18", ["18"]),
+        ("**Answer**:\n**18**", ["18"]),
+        ("<answer>17 <answer>18</answer>", ["18"]),
     ],
 )
 def test_final_answers(completion, answers):
@@ -51,12 +57,22 @@ def test_any_text_is_read_without_error(text):
 
 
 @pytest.mark.parametrize(
-    "flood", [r"\boxed{" * 30_000, r"\boxed{1}" * 30_000, "Answer: 1 " * 30_000, "<answer>" * 30_000, "#" * 200_000]
+    "flood",
+    [
+        r"\boxed{" * 30_000,
+        r"\boxed{1}" * 30_000,
+        "Answer: 1 " * 30_000,
+        "<answer>" * 30_000,
+        "#" * 200_000,
+        "answer" + " " * 16_300,
+        "answer" + "*" * 16_300,
+        "answer:" + "\n" * 16_300,
+    ],
 )
 def test_floods_of_markers_are_read_in_bounded_time(flood):
     start = time.process_time()
     final_answers(flood)
-    assert time.process_time() - start < 2.0
+    assert time.process_time() - start < 0.3
 
 
 @pytest.mark.parametrize(
