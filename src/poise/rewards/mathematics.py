@@ -22,17 +22,8 @@ from typing import Any
 from poise.errors import ConfigError
 from poise.rewards.answers import final_answers
 from poise.rewards.choices import choice, letter_of
-from poise.rewards.math_text import (
-    canonical,
-    is_monstrous,
-    is_worded,
-    number_asked,
-    number_said,
-    other_unit,
-    plain_number,
-    still_to_work_out,
-    words,
-)
+from poise.rewards.math_text import canonical, is_monstrous, plain_number, still_to_work_out
+from poise.rewards.math_words import is_worded, number_asked, number_said, other_unit, words
 from poise.rewards.verdict import Verdict
 from poise.rewards.workers import WorkerPool, WorkerTimeoutError
 
