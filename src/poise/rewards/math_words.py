@@ -58,7 +58,16 @@ dollar dollars
 cent cents"""
 _UNITS = {word: number for number, line in enumerate(_SAME_UNITS.splitlines()) for word in line.split()}
 _UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?$")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:bf|it|rm)|mbox)\s*\{([^{}]*)\}")
+_TEXT_AT_END = re.compile(rf"{_TEXT.pattern}\s*(?:\^\{{?-?[1-3]\}}?)?$")
+_TEXT_INSIDE = re.compile(rf"[^\s=]\s*{_TEXT.pattern}")
+_LINK = re.compile(r",?\s*\\(?:text|mbox)\s*\{\s*(?:and|or)\s*\}")
+_VARIABLE = re.compile(r"\\math(?:bf|it|rm)\s*\{([A-Za-z])\}")
+# Commands and letters of an answer; those that every value may have.
+_NAMES = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_ARITHMETIC = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt", "\\pi", "\\times", "\\cdot", "\\div"}
+# To so many decimals math-verify compares what is not exact.
+DECIMALS = 6
 
 
 def number_said(text: str) -> str | None:
@@ -83,6 +92,42 @@ def number_said(text: str) -> str | None:
     if not _EXPRESSION.fullmatch(said) or re.search(r"[0-9]\s+[0-9]", said):
         return None
     return said if all(_leads_to(said, side) for side in before) else None
+
+
+def value_said(said: str, truth: str) -> str | None:
+    r"""What of an answer is left to math-verify; None if what it would drop there changes the answer.
+
+    It drops words at the end, all that stands between words and a last brace, and dots.
+
+    >>> [value_said(text, "x, y") for text in ("x\\text{ and }y", "x, y\\text{ cm}^2", "x, y\\text{ or more}")]
+    ['x,y', 'x, y', None]
+    """
+    text = _LINK.sub(",", _VARIABLE.sub(r"\1", said))
+    words = _TEXT_AT_END.search(text)
+    if words and _is_unit(words[1]) and not re.search(r"[0-9]", words[1]):
+        text = text[: words.start()].rstrip()
+    dropped = _TEXT_INSIDE.search(text) and not _TEXT.search(truth)
+    return None if dropped or ("\\ldots" in _RELATION.split(text)[-1] and "\\ldots" not in truth) else text
+
+
+def sides_said(said: str, truth: str) -> list[tuple[str, int]]:
+    r"""What the sides of a chain of equations say beside the last exact one, each with the decimals that it is true to.
+
+    A side with letters or commands that the truth lacks is a name or a formula, and says nothing.
+
+    >>> sides_said("A = 2\\pi \\cdot 2 = 4\\pi \\approx 12.6", "4\\pi"), sides_said("f(x) = x+2 = x+1", "x+1")
+    ([('2\\pi \\cdot 2', 6), ('4\\pi', 6), ('12.6', 1)], [('x+2', 6)])
+    """
+    sides, asked = _RELATION.split(said), _RELATION.split(truth)
+    if len(sides) <= len(asked):
+        return []
+    known = _ARITHMETIC.union(_NAMES.findall(asked[-1]))
+    *values, last = (number_said(side) or value_said(side.strip(), truth) or "" for side in sides)
+    found = [(side, DECIMALS) for side in values if re.search(r"\w", side) and known.issuperset(_NAMES.findall(side))]
+    if said.rfind("\\approx") > said.rfind("=") and plain_number(last) is not None:
+        whole, _, decimals = last.partition(".")
+        found.append((f"{whole}.{decimals or 0}", len(decimals)))
+    return found
 
 
 def number_asked(truth: str) -> str | None:

@@ -23,7 +23,16 @@ from poise.errors import ConfigError
 from poise.rewards.answers import final_answers
 from poise.rewards.choices import choice, letter_of
 from poise.rewards.math_text import canonical, is_monstrous, plain_number, still_to_work_out
-from poise.rewards.math_words import is_worded, number_asked, number_said, other_unit, words
+from poise.rewards.math_words import (
+    DECIMALS,
+    is_worded,
+    number_asked,
+    number_said,
+    other_unit,
+    sides_said,
+    value_said,
+    words,
+)
 from poise.rewards.verdict import Verdict
 from poise.rewards.workers import WorkerPool, WorkerTimeoutError
 
@@ -52,7 +61,7 @@ class MathVerifier:
         self.__name__ = "math"
         self.seconds = seconds
         self.pool = WorkerPool("poise.rewards.math_worker", workers)
-        self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, int], bool] = OrderedDict()
         self._lock = Lock()
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
@@ -84,15 +93,22 @@ class MathVerifier:
         if known is not None:
             return known
         number = number_asked(truth)
-        return self._checked(truth, said) if number is None else self._checked(number, number_said(said) or said)
+        asked = number or value_said(truth, truth) or truth
+        value = (number and number_said(said)) or value_said(said, asked)
+        if value is None or not self._checked(asked, value):
+            return False
+        last = asked.rsplit("=", 1)[-1]
+        return all(self._checked(last, side, decimals) for side, decimals in sides_said(said, asked))
 
-    def _checked(self, truth: str, said: str) -> bool:
-        key = (truth, said)
+    def _checked(self, truth: str, said: str, decimals: int = DECIMALS) -> bool:
+        key = (truth, said, decimals)
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-        answer = self.pool.ask({"truth": truth, "said": said, "seconds": self.seconds}, self.seconds)
+        answer = self.pool.ask(
+            {"truth": truth, "said": said, "decimals": decimals, "seconds": self.seconds}, self.seconds
+        )
         if answer.get("error") == "MemoryError":
             raise EOFError("out of memory")
         # Any other error is text that is no mathematics, so it is not the truth.
