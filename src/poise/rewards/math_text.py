@@ -18,13 +18,21 @@ _SYMBOLS = str.maketrans(
     | {"π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "·": "\\cdot ", "÷": "/", "°": "^\\circ "}
     | {"≤": "\\le ", "≥": "\\ge ", "∪": "\\cup ", "±": "\\pm ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}"}
 )
+_SEPARATOR = re.compile(r"(?<=[0-9])\s*(?:\{,\}|\\text\{,\})\s*(?=[0-9]{3}(?![0-9]))")
+# What may stand behind a grouped number, with nothing else, for its comma not to be that of a list.
+_GROUPED = re.compile(
+    r"([-+]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?)"
+    r"(\s*(?:\\?%|\^\s*\{?\\circ\s*\}?|\\pi|\\sqrt\s*(?:\{[0-9]+\}|[0-9])))"
+)
 _GROUPS = re.compile(r"[0-9]{1,3}(?:(?:,|\{,\}|\\text\{,\}|\\[,;: ]|\s)[0-9]{3})+(?:\.[0-9]+)?")
 # A power as Python writes it; any other `**` is bold type.
 _POWER = re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[-+]?[0-9({\\]|[A-Za-z](?![A-Za-z]))")
 # Marks that say nothing about a value; behind a second backslash, which ends a line, none begins.
 _BLANK = re.compile(r"\\?\$|(?<!\\)\\[,;: ()]")
 _ROOT = re.compile(r"\\surd\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))")
-_SCIENTIFIC = re.compile(r"([-+]?[0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})")
+_SCIENTIFIC = re.compile(
+    r"([-+]?[0-9]+(?:\.[0-9]+)?)(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*)([-+]?[0-9]{1,3})\s*\}?"
+)
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _QUOTIENT = re.compile(
     r"([-+]?)(?:\\[dtc]?frac\s*\{([-+]?[0-9]+)\}\s*\{([0-9]+)\}|\\[dtc]?frac([0-9])([0-9])|([0-9]+)\s*/\s*([0-9]+))"
@@ -65,7 +73,9 @@ def canonical(answer: str) -> str:
         text = dressed.group(1).strip(" ()")
     if _GROUPS.fullmatch(text.lstrip("+-")):
         return re.sub(r"(?<=[0-9])(?:,|\{,\}|\\text\{,\}|\\[,;: ]|\s)(?=[0-9]{3})", "", text)
-    text = re.sub(r"^([-+])\s+(?=[0-9.])", r"\1", " ".join(_BLANK.sub(" ", text).split()))
+    text = re.sub(r"^([-+])\s+(?=[0-9.])", r"\1", " ".join(_BLANK.sub(" ", _SEPARATOR.sub("", text)).split()))
+    if grouped := _GROUPED.fullmatch(text):
+        return grouped[1].replace(",", "") + grouped[2]
     return _respelled(_ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", text))
 
 

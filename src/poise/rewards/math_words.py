@@ -13,8 +13,10 @@ from poise.rewards.math_text import LONGEST, canonical, plain_number
 _RELATION = re.compile(r"=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])|≈|≡")
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|[€£])\s*(?=[-+0-9.\\])")
 _UNIT = r"(?:[A-Za-z]+\.?|[€£])(?:\s*\^\{?-?[1-3]\}?)?"
-_MEASURE = re.compile(rf"(?<![A-Za-z\\])\(?\s*({_UNIT}(?:(?:\s*/\s*|\s+){_UNIT}){{0,5}})\s*\)?$")
-# Words that change a number or take it back instead of measuring it; of the units, none begins with "per".
+_MEASURE = re.compile(
+    rf"(?<![A-Za-z\\])\(?\s*(?:/\s*(?=[A-Za-z]{{3}}))?({_UNIT}(?:(?:\s*/\s*|\s+){_UNIT}){{0,5}})\s*\)?$"
+)
+# Words that change a number or take it back instead of measuring it.
 _NOT_UNITS = re.compile(
     r"\b(?:(?:hundred|thousand|[mbtrquad]+illion|lakh|crore|dozen|ten|half|halve|third|quarter|percent|percentage"
     r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|[mb]illion)th)s?|zero|one|two|three|four|five"
@@ -22,7 +24,7 @@ _NOT_UNITS = re.compile(
     r"|cubed|factorial|times|plus|minus|negative|over|under|above|below|beyond|within|mod|modulo|sqrt|log|ln|sin|cos|tan"
     r"|exp|root|choose|and|or|nor|not|no|non|to|than|through|until|between|either|neither|both|at|about|around|approx"
     r"|approximately|roughly|nearly|almost|maybe|perhaps|possibly|probably|but|except|unless|if|else|instead|rather"
-    r"|otherwise|also|then|so|wrong|incorrect|false|never|is|isn|was|wasn|are|be|it|up)\b|^\W*per\b|\bper\s+cent\b",
+    r"|otherwise|also|then|so|wrong|incorrect|false|never|is|isn|was|wasn|are|be|it|up)\b|\bper\s*(?:cent|mille?)\b",
     re.IGNORECASE,
 )
 # What may remain of a number when its name and its unit are gone, for math-verify to work out.
@@ -57,12 +59,16 @@ l liter liters litre litres
 dollar dollars
 cent cents"""
 _UNITS = {word: number for number, line in enumerate(_SAME_UNITS.splitlines()) for word in line.split()}
-_UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?$")
+_UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?(?:\s*\^\{?-?[1-3]\}?)?$")
+_WORD = re.compile(r"([\s/]?)(?<![A-Za-z\\])([A-Za-z]+)")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:bf|it|rm)|mbox)\s*\{([^{}]*)\}")
 _TEXT_AT_END = re.compile(rf"{_TEXT.pattern}\s*(?:\^\{{?-?[1-3]\}}?)?$")
 _TEXT_INSIDE = re.compile(rf"[^\s=]\s*{_TEXT.pattern}")
 _LINK = re.compile(r",?\s*\\(?:text|mbox)\s*\{\s*(?:and|or)\s*\}")
 _VARIABLE = re.compile(r"\\math(?:bf|it|rm)\s*\{([A-Za-z])\}")
+# A time of the day, as `words` spells it; 5am without a space is a product.
+_TIME = re.compile(r"([0-9]{1,2})(?::([0-9]{2})\s*|\s+|$)(?:([ap])\.?\s?m\.?)?")
+_BASE = re.compile(r"[0-9]_\s*\{?([0-9]+)\}?$")
 # Commands and letters of an answer; those that every value may have.
 _NAMES = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 _ARITHMETIC = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt", "\\pi", "\\times", "\\cdot", "\\div"}
@@ -131,12 +137,18 @@ def sides_said(said: str, truth: str) -> list[tuple[str, int]]:
 
 
 def number_asked(truth: str) -> str | None:
-    """The number that a ground truth is, without its unit; None if it is none, or has letters that may be variables.
+    r"""The number that a ground truth is, without its unit; None if it is none, or has letters that may be variables.
 
-    >>> number_asked("10 cm"), number_asked("2ab"), number_asked("x = 5")
-    ('10', None, None)
+    >>> [number_asked(truth) for truth in ("10 cm", "18 eggs", "€18", "15\\text{ cm}^2")]
+    ['10', '18', '18', '15']
+    >>> [number_asked(truth) for truth in ("2ab", "x = 5", "\\alpha = 5", "5 million")]
+    [None, None, None, None]
     """
-    return number_said(truth) if unit_of(truth) is not None or _EXPRESSION.fullmatch(truth) else None
+    if _RELATION.search(truth):
+        return None
+    named = _WORD.findall(" " + _TEXT.sub(r" \1 ", truth))
+    measured = all(word.casefold() in _UNITS or (apart and len(word) > 2) for apart, word in named)
+    return number_said(truth) if measured else None
 
 
 def words(text: str) -> str:
@@ -150,6 +162,19 @@ def is_worded(text: str) -> bool:
     return re.fullmatch(r"[^\W\d_]{3,}(?:[\s,'-]+[^\W\d_]+)*", bare.strip()) is not None
 
 
+def same_time(truth: str, said: str) -> bool | None:
+    r"""Whether two times of the day are the same; None if neither says whether it is before noon or after.
+
+    >>> same_time("10:30 a.m.", "\\text{10:30 AM}"), same_time("10:30", "11:30 pm"), same_time("10:30", "10:30")
+    (True, False, None)
+    """
+    times = [_TIME.fullmatch(words(text).strip()) for text in (truth, said)]
+    halves = {time[3] for time in times if time and time[3]}
+    if not halves:
+        return None
+    return None not in times and len(halves) == 1 and len({(int(t[1]), int(t[2] or 0)) for t in times if t}) == 1
+
+
 def unit_of(text: str) -> int | None:
     r"""The unit of length, mass, time, volume or money at an answer's end, as a number: spellings of one share it.
 
@@ -161,19 +186,35 @@ def unit_of(text: str) -> int | None:
 
 
 def other_unit(truth: str, said: str) -> bool:
-    """Whether both name a unit, and not the same one."""
+    """Whether both name a unit or the base of their digits, and not the same one."""
     units = unit_of(truth), unit_of(said)
-    return None not in units and units[0] != units[1]
+    bases = _BASE.search(truth), _BASE.search(said)
+    if None not in units and units[0] != units[1]:
+        return True
+    return bases[0] is not None and bases[1] is not None and int(bases[0][1]) != int(bases[1][1])
+
+
+def other_things(truth: str, said: str) -> bool:
+    """Whether two numbers count different things: each has a noun that the other lacks, as `5 girls` and `5 boys`."""
+    asked, counted = _things(truth), _things(said)
+    return bool(asked - counted) and bool(counted - asked)
 
 
 def _unwrapped(text: str) -> str:
-    r"""An answer with the words of `\text{}` among the others; a single letter there is no variable: it gets a dot."""
-    return _TEXT.sub(lambda said: " " + _ONE_LETTER.sub(r"\1.", said[1]) + " ", text)
+    r"""An answer with the words of `\text{}` among the others; a single letter there is no variable: it is doubled."""
+    return _TEXT.sub(lambda said: " " + _ONE_LETTER.sub(r"\1\1", said[1]) + " ", text)
 
 
 def _is_unit(said: str) -> bool:
     """Whether words behind a number measure it. A single letter is a variable, unless it has a dot or is a unit."""
     return _NOT_UNITS.search(said) is None and all(letter in _UNITS for letter in _ONE_LETTER.findall(said))
+
+
+def _things(text: str) -> set[str]:
+    """The words behind a number but for the units that are known, without an s at their end."""
+    measure = _MEASURE.search(_unwrapped(text).strip())
+    nouns = re.findall(r"[a-z]{3,}", measure[1].casefold()) if measure else []
+    return {noun.rstrip("s") for noun in nouns if noun not in _UNITS and noun not in ("per", "the")}
 
 
 def _rounds(exact: str, rounded: str) -> bool:

@@ -28,7 +28,9 @@ from poise.rewards.math_words import (
     is_worded,
     number_asked,
     number_said,
+    other_things,
     other_unit,
+    same_time,
     sides_said,
     value_said,
     words,
@@ -36,7 +38,7 @@ from poise.rewards.math_words import (
 from poise.rewards.verdict import Verdict
 from poise.rewards.workers import WorkerPool, WorkerTimeoutError
 
-# math-verify rounds to six decimals; closer numbers than this are left to it.
+# math-verify rounds to six decimals; numbers whose difference is a smaller share of the truth are left to it.
 _CLOSE = Fraction(1, 10**4)
 _REMEMBERED = 8192
 
@@ -124,14 +126,19 @@ def quickly_equal(truth: str, said: str) -> bool | None:
     """Whether two answers in canonical spelling are equal, if that is plain to see; None if it takes a computation."""
     if said == truth:
         return True
+    time = same_time(truth, said)
+    if time is not None:
+        return time
     number = plain_number(number_asked(truth) or "")
     if number is not None:
-        return not other_unit(truth, said) and _number_equal(number, truth, said)
+        return not (other_unit(truth, said) or other_things(truth, said)) and _number_equal(number, truth, said)
     letter = letter_of(truth)
     if letter is not None:
         return choice(said) == letter
     if is_worded(truth) or is_worded(said):
         return words(said) == words(truth)
+    if "\\text" in truth + said and words(said) == words(truth):
+        return True
     if not said.isascii() or is_monstrous(said, truth) or other_unit(truth, said):
         return False
     return None
@@ -161,4 +168,4 @@ def _number_equal(number: Fraction, truth: str, said: str) -> bool | None:
         return False if still_to_work_out(bare) else None
     if found == number:
         return True
-    return False if abs(found - number) > _CLOSE * max(1, abs(number)) else None
+    return False if abs(found - number) > _CLOSE * abs(number) else None
