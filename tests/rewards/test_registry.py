@@ -1,6 +1,7 @@
 """Rewards by name: built-in, `module:function`, a file, TRL's signature, verl's, and clear errors for the rest."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -134,6 +135,30 @@ def test_a_verl_reward_is_adapted():
 
 def test_a_function_in_a_file(user_file):
     assert verifier(f"{user_file}:shout")("anything", {}).score == 0.5
+
+
+def test_a_file_is_run_once_and_its_class_made_once_until_it_changes(tmp_path):
+    path, trace = tmp_path / "judge.py", tmp_path / "trace"
+    note = f"open({str(trace)!r}, 'a').write"
+    path.write_text(
+        f"{note}('run ')\nclass Judge:\n    def __init__(self):\n        {note}('made ')\n"
+        "    def __call__(self, completion, example):\n        return 1.0\n"
+    )
+    for ask in (verifier, resolve, trl_reward, verifier):
+        assert callable(ask(f"{path}:Judge"))
+    assert trace.read_text() == "run made "
+    path.write_text(path.read_text().replace("1.0", "0.5"))
+    os.utime(path, ns=(0, 0))
+    assert verifier(f"{path}:Judge")("x", {}).score == 0.5
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "helper_beside_it.py").write_text("half = 0.5\n")
+    (tmp_path / "judge.py").write_text(
+        "from helper_beside_it import half\n\ndef score(completion, example):\n    return half\n"
+    )
+    assert verifier(f"{tmp_path}/judge.py:score")("x", {}).score == 0.5
 
 
 def test_a_module_in_the_current_folder(user_file, monkeypatch):

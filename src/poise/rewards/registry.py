@@ -40,7 +40,9 @@ _REWARDS: dict[str, Reward | str] = {
 }
 # Rewards that run code with no sandbox: only who starts the run may ask for one.
 _UNGUARDED = {"code-unsafe-local"}
-# Held while a built-in is imported and made: verl's reward workers ask for one from many threads at once.
+# What was made of a user's class that a spec named: a judge that loads a model loads it once.
+_MADE: dict[type, Reward] = {}
+# Held while a reward is imported and made: verl's reward workers ask for one from many threads at once.
 _MAKING = RLock()
 
 
@@ -79,7 +81,13 @@ def resolve(spec: str | Reward) -> Reward:
                 _REWARDS[spec] = found = _accepted(import_attribute(found), spec)
         return found
     if ":" in spec:
-        return _accepted(import_attribute(spec), spec)
+        with _MAKING:
+            found = import_attribute(spec)
+            if not isinstance(found, type):
+                return _accepted(found, spec)
+            if found not in _MADE:
+                _MADE[found] = _accepted(found, spec)
+            return _MADE[found]
     if spec.endswith(".py"):
         raise ConfigError(f"{spec} is a file; name the function in it, as {spec}:FUNCTION")
     raise ConfigError(f"no reward is called {spec!r}{nearest(spec, names())}; or name your own as 'module:function'")
