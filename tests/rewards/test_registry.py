@@ -138,16 +138,15 @@ def test_a_function_in_a_file(user_file):
 
 
 def test_a_file_is_run_once_and_its_class_made_once_until_it_changes(tmp_path):
-    path, trace = tmp_path / "judge.py", tmp_path / "trace"
-    note = f"open({str(trace)!r}, 'a').write"
+    path = tmp_path / "judge.py"
     path.write_text(
-        f"{note}('run ')\nclass Judge:\n    def __init__(self):\n        {note}('made ')\n"
+        f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Judge:\n"
+        f"    def __init__(self):\n        os.mkdir({str(tmp_path / 'made')!r})\n"
         "    def __call__(self, completion, example):\n        return 1.0\n"
     )
     for ask in (verifier, resolve, trl_reward, verifier):
-        assert callable(ask(f"{path}:Judge"))
-    assert trace.read_text() == "run made "
-    path.write_text(path.read_text().replace("1.0", "0.5"))
+        assert callable(ask(f"{path}:Judge"))  # a folder cannot be made twice
+    path.write_text("class Judge:\n    def __call__(self, completion, example):\n        return 0.5\n")
     os.utime(path, ns=(0, 0))
     assert verifier(f"{path}:Judge")("x", {}).score == 0.5
 
