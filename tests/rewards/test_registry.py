@@ -184,6 +184,33 @@ def test_a_function_with_neither_signature_is_refused():
         resolve(neither)
 
 
+def test_what_takes_too_little_or_says_nothing_of_it_is_refused():
+    with pytest.raises(ConfigError, match=r"write \(completions, answer, \*\*columns\)"):
+        resolve(lambda completions, answer: [0.0])
+    with pytest.raises(ConfigError, match="builtins:max does not say what it takes"):
+        resolve("builtins:max")
+
+
+@pytest.mark.parametrize("scores", [1.0, [1.0, 0.0], ["good"], None, [[1.0]]])
+def test_a_trl_reward_that_returns_no_list_of_numbers_says_so(scores):
+    with pytest.raises(ConfigError, match="must return a list with one number or None per rollout, got"):
+        verifier(lambda completions, **columns: scores)("x", {"prompt": "y"})
+
+
+@pytest.mark.parametrize("said", ["good", {"score": 1.0}, [1.0]])
+def test_a_verifier_that_returns_no_number_says_so(said):
+    with pytest.raises(TypeError, match="return a number or a Verdict, not "):
+        verifier(lambda completion, example: said)("x", {})
+
+
+def test_a_verifier_cannot_be_asynchronous():
+    async def slow(completion, example):
+        return 1.0
+
+    with pytest.raises(TypeError, match=r"only a reward of the form \(completions, \*\*columns\) may be async"):
+        verifier(slow)("x", {})
+
+
 def test_a_name_cannot_be_taken_twice():
     register("test-ours", ours)
     register("test-ours", ours)
