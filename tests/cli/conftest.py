@@ -34,7 +34,7 @@ def boom(completions, **columns):
 def wrong(completions, **columns):
     return 1.0
 
-def needs(completions, targte):
+def needs(completions, targte, **columns):
     return [0.0] * len(completions)
 
 def odd(left, middle, right):

@@ -75,6 +75,13 @@ def test_warnings_do_not(poise: Callable, workplace) -> None:
     assert "training prompts exceed 4 tokens, and were dropped -> raise --max-prompt-tokens" in told.out
 
 
+def test_worked_solutions_as_ground_truths_are_seen(poise: Callable, workplace, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}+1=", "answer": f"One more than {n}.\n{n + 1}" if n else "1"} for n in range(60)]
+    (tmp_path / "solved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = poise("doctor", *workplace.flags, "--data", str(tmp_path / "solved.jsonl"), "--reward", "exact")
+    assert " rows have several lines -> keep the final answer alone" in told.out
+
+
 def test_a_template_that_opens_the_reasoning_is_seen(poise: Callable, workplace, tmp_path: Path) -> None:
     thinker = tmp_path / "thinker"
     shutil.copytree(workplace.folder / "policy", thinker)

@@ -76,7 +76,10 @@ TRAIN = [
     (["--model", "{w}/no_tokenizer"], "knows no token but special ones; are its files (tokenizer.json) there?"),
     (["--model", "{w}/torn_config"], "the model in {w}/torn_config cannot be loaded: "),
     (["--reward", "{w}/rewards.py:short"], "short returned 1 rewards for 16 rollouts; it must return one each"),
-    (["--reward", "{w}/rewards.py:a_dict"], "a_dict fails on the first row: TypeError: float() argument must be"),
+    (
+        ["--reward", "{w}/rewards.py:a_dict"],
+        "a_dict fails on the first row: TypeError: return a number or a Verdict, not {'score': 1.0}",
+    ),
     (["--reward", "{w}/rewards.py:misses"], "misses fails on the first row: KeyError: 'gold'"),
     (["--reward", "{w}/rewards.py:ids"], "asks for completion_ids, which evaluations do not have; give that parameter"),
     (

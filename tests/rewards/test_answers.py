@@ -39,6 +39,12 @@ from poise.rewards.exact import last_number, verify, verify_number
         ("no statement at all: 5", []),
         ("unanswered: 5", []),
         ("Answer:", []),
+        ("\\boxed{17}, no.\n\n**Answer:**\n\n18", ["18"]),
+        ("**Final Answer:**\nB", ["B"]),
+        ("*Answer:*\n18", ["18"]),
+        ("__Answer:__\n18", ["18"]),
+        ("**Answer**:\n**18**", ["18"]),
+        ("<answer>17 <answer>18</answer>", ["18"]),
     ],
 )
 def test_final_answers(completion, answers):
@@ -51,12 +57,22 @@ def test_any_text_is_read_without_error(text):
 
 
 @pytest.mark.parametrize(
-    "flood", [r"\boxed{" * 30_000, r"\boxed{1}" * 30_000, "Answer: 1 " * 30_000, "<answer>" * 30_000, "#" * 200_000]
+    "flood",
+    [
+        r"\boxed{" * 30_000,
+        r"\boxed{1}" * 30_000,
+        "Answer: 1 " * 30_000,
+        "<answer>" * 30_000,
+        "#" * 200_000,
+        "answer" + " " * 16_300,
+        "answer" + "*" * 16_300,
+        "answer:" + "\n" * 16_300,
+    ],
 )
 def test_floods_of_markers_are_read_in_bounded_time(flood):
     start = time.process_time()
     final_answers(flood)
-    assert time.process_time() - start < 2.0
+    assert time.process_time() - start < 0.3
 
 
 @pytest.mark.parametrize(
@@ -92,6 +108,15 @@ def test_exact(completion, answer, score):
         ("none", None),
         ("٣", None),
         ("-$5", "-5"),
+        ("x = - 5", "-5"),
+        ("- 5", "-5"),
+        ("9 - 5", "5"),
+        ("9 = 14 - 5", "5"),
+        ("eggs - 5", "5"),
+        ("eggs:\n- 5", "5"),
+        ("1\u00a0234", "1234"),
+        ("1\u202f234\u2009567", "1234567"),
+        ("1 234", "234"),
     ],
 )
 def test_last_number(text, number):
@@ -114,6 +139,10 @@ def test_number_verifier():
         (r"\boxed{1{,}400}", "1400", 1.0),
         (r"\boxed{1\,400}", "1,400", 1.0),
         (r"\boxed{18\text{ cm}^2}", "18", 1.0),
+        ("Answer: x = - 5", "-5", 1.0),
+        ("Answer: x = - 5", "5", 0.0),
+        ("Answer: - 5", "-5", 1.0),
+        ("The answer: - 5", "5", 0.0),
         ("Answer: -$5", "-5", 1.0),
         ("Answer: -$5", "5", 0.0),
         ("Answer: 18 eggs (9 * 2)", "18", 1.0),

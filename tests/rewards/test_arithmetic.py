@@ -30,6 +30,10 @@ from poise.rewards.arithmetic import value_of, verify
         ("100 - 25%", Fraction(399, 4)),
         ("42", 42),
         ("６ − ２", 4),
+        ("-5", -5),
+        ("-2 + 10", 8),
+        ("- 7", -7),
+        ("2 * (-3 + 1)", -4),
     ],
 )
 def test_value_of_an_expression(text, value):
@@ -38,7 +42,23 @@ def test_value_of_an_expression(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\n", "= 4", "7 apples", "x = 4", "7 -", "- 7", "(7", "7)", "7 7", "7 / 0", "7 / (3 - 3)", "2 ** 5", "2 ^ 5"],
+    [
+        "",
+        "\n",
+        "= 4",
+        "7 apples",
+        "x = 4",
+        "7 -",
+        "--7",
+        "7 * -2",
+        "(7",
+        "7)",
+        "7 7",
+        "7 / 0",
+        "7 / (3 - 3)",
+        "2 ** 5",
+        "2 ^ 5",
+    ],
 )
 def test_what_is_no_expression_has_no_value(text):
     assert value_of(text) is None

@@ -1,6 +1,7 @@
 """Rewards by name: built-in, `module:function`, a file, TRL's signature, verl's, and clear errors for the rest."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -136,6 +137,29 @@ def test_a_function_in_a_file(user_file):
     assert verifier(f"{user_file}:shout")("anything", {}).score == 0.5
 
 
+def test_a_file_is_run_once_and_its_class_made_once_until_it_changes(tmp_path):
+    path = tmp_path / "judge.py"
+    path.write_text(
+        f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Judge:\n"
+        f"    def __init__(self):\n        os.mkdir({str(tmp_path / 'made')!r})\n"
+        "    def __call__(self, completion, example):\n        return 1.0\n"
+    )
+    for ask in (verifier, resolve, trl_reward, verifier):
+        assert callable(ask(f"{path}:Judge"))  # a folder cannot be made twice
+    path.write_text("class Judge:\n    def __call__(self, completion, example):\n        return 0.5\n")
+    os.utime(path, ns=(0, 0))
+    assert verifier(f"{path}:Judge")("x", {}).score == 0.5
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "helper_beside_it.py").write_text("half = 0.5\n")
+    (tmp_path / "judge.py").write_text(
+        "from helper_beside_it import half\n\ndef score(completion, example):\n    return half\n"
+    )
+    assert verifier(f"{tmp_path}/judge.py:score")("x", {}).score == 0.5
+
+
 def test_a_module_in_the_current_folder(user_file, monkeypatch):
     monkeypatch.chdir(user_file.parent)
     assert verifier("my_rewards:shout")("anything", {}).score == 0.5
@@ -158,6 +182,33 @@ def test_wrong_names_say_what_is_near(spec, said):
 def test_a_function_with_neither_signature_is_refused():
     with pytest.raises(ConfigError, match=r"takes \(text\); expected"):
         resolve(neither)
+
+
+def test_what_takes_too_little_or_says_nothing_of_it_is_refused():
+    with pytest.raises(ConfigError, match=r"write \(completions, answer, \*\*columns\)"):
+        resolve(lambda completions, answer: [0.0])
+    with pytest.raises(ConfigError, match="builtins:max does not say what it takes"):
+        resolve("builtins:max")
+
+
+@pytest.mark.parametrize("scores", [1.0, [1.0, 0.0], ["good"], None, [[1.0]]])
+def test_a_trl_reward_that_returns_no_list_of_numbers_says_so(scores):
+    with pytest.raises(ConfigError, match="must return a list with one number or None per rollout, got"):
+        verifier(lambda completions, **columns: scores)("x", {"prompt": "y"})
+
+
+@pytest.mark.parametrize("said", ["good", {"score": 1.0}, [1.0]])
+def test_a_verifier_that_returns_no_number_says_so(said):
+    with pytest.raises(TypeError, match="return a number or a Verdict, not "):
+        verifier(lambda completion, example: said)("x", {})
+
+
+def test_a_verifier_cannot_be_asynchronous():
+    async def slow(completion, example):
+        return 1.0
+
+    with pytest.raises(TypeError, match=r"only a reward of the form \(completions, \*\*columns\) may be async"):
+        verifier(slow)("x", {})
 
 
 def test_a_name_cannot_be_taken_twice():

@@ -35,6 +35,8 @@ def score(completion, wanted):
         json.dumps({"name": "weather", "parameters": {"days": 3.0, "city": " Oslo "}}),
         json.dumps({"name": "weather", "arguments": json.dumps(WEATHER["arguments"])}),
         json.dumps([{"type": "function", "function": WEATHER}]),
+        f"```python\nx = 1\n```\nSo I call\n```json\n{json.dumps(WEATHER)}\n```",
+        f"```\npip install weather\n```\n```\n{json.dumps(WEATHER)}\n```",
     ],
 )
 def test_forms_of_the_same_call(completion):
@@ -58,6 +60,20 @@ def test_forms_of_the_same_call(completion):
 )
 def test_wrong_calls(made):
     assert score(tagged(made), [WEATHER]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "```python\nx = 1\n```\nthen\n```python\ny = 2\n```",
+        "```\npip install x\n```",
+        "[Note] I cannot.",
+        "[1] says that it rains.",
+        "[]",
+    ],
+)
+def test_text_and_programs_call_nothing(completion):
+    assert score(completion, []) == 1.0
 
 
 def test_what_is_only_thought_is_not_called():
@@ -137,7 +153,18 @@ def test_tags_without_end_take_no_time(flood):
     assert time.process_time() - began < 0.5
 
 
-@pytest.mark.parametrize("answer", ["no json", "[3]", '[{"arguments": {}}]', '{"calls": [null]}'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no json",
+        "[3]",
+        '[{"arguments": {}}]',
+        '{"calls": [null]}',
+        json.dumps([{**WEATHER, "alternatives": ["Rome"]}]),
+        json.dumps([{**WEATHER, "alternatives": {"city": "Rome"}}]),
+        json.dumps([{**WEATHER, "optional": ["unit"]}]),
+    ],
+)
 def test_an_unreadable_truth_is_a_failure(answer):
     verdict = VERIFY(tagged(WEATHER), {"answer": answer})
     assert verdict.score is None

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 # TeX boxes one token here, but whoever forgets the braces means the whole number.
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(-?[0-9]+(?:(?:,[0-9]{3})+|\.[0-9]+)?)(?=[\s.,;:!$*]|\\[)\]]|$)")
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_LABEL = re.compile(r"(?:^|(?<=[\s*_>#.-]))answer(?:\s+is)?\s*[*_]*\s*:\s*[*_]*[ \t]*", re.IGNORECASE)
+# The innermost of opened tags, so that a flood of them is read once.
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+_LABEL = re.compile(r"(?:^|(?<=[\s*_>#.-]))answer(?:\s+is)?\s*(?:[*_]+\s*)?:\s*(?:[*_]+\s*)?", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"\.\s+[A-Z]|\n")
 # Behind the letter of a choice, what follows may be its text, or take it back: `A. 12`, `A. No, B`.

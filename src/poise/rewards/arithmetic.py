@@ -77,7 +77,9 @@ Tokens = list[Fraction | str]
 
 
 def _sum(tokens: Tokens, depth: int) -> tuple[Fraction, Tokens]:
-    value, tokens = _product(tokens, depth)
+    minus = tokens[:1] == ["-"]
+    value, tokens = _product(tokens[minus:], depth)
+    value = -value if minus else value
     while tokens and tokens[0] in ("+", "-"):
         right, rest = _product(tokens[1:], depth)
         value, tokens = value + right if tokens[0] == "+" else value - right, rest

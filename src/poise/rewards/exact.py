@@ -30,10 +30,13 @@ _VARIANTS = str.maketrans(
     }
     | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
 )
-_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z)\]])[-+](?:\\?\$)?)?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
+# A sign stands at its number; one with a space between is a sign only behind `=`, `:` or nothing.
+_NUMBER = re.compile(
+    r"(?:(?<![0-9A-Za-z)\]])[-+](?:\\?\$)?|(?:(?<=[=:] )|(?<=[=:])|^)[-+] )?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)"
+)
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-# LaTeX's thousands separators; the power of a unit, as in cm^2; a working in brackets behind an answer.
-_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\text\{,\}|\\[,;: ])(?=[0-9]{3}(?![0-9]))")
+# Thousands separators of LaTeX, spaces that do not break; the power of a unit, as in cm^2; a working behind an answer.
+_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\text\{,\}|\\[,;: ]|[\u00a0\u202f\u2009])(?=[0-9]{3}(?![0-9]))")
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\^\{?-?[0-9]\}?")
 _WORKING = re.compile(r"\s\([^()]*\)[\s.]*$")
 # A ground truth: one number, perhaps in words and with a unit, but no part of a quotient, a power, a root or 1e3.
@@ -76,9 +79,9 @@ def verify(completion: str, example: Mapping[str, Any]) -> Verdict:
 def verify_number(completion: str, example: Mapping[str, Any]) -> Verdict:
     """1 if the last number of the final answer (of the completion, if none is stated) equals the ground truth, else 0.
 
-    Meant for word problems and small models, whose answers come in no fixed form. Thousands separators are understood;
-    of a stated answer, what stands in brackets behind it is not read. A ground truth that is not one plain number, such
-    as 1/2, is a failure.
+    Meant for word problems and small models, whose answers come in no fixed form. Thousands may be separated by commas,
+    LaTeX or no-break spaces; a plain space separates two numbers. Of a stated answer, what stands in brackets behind it
+    is not read. A ground truth that is not one plain number, such as 1/2, is a failure.
     """
     truth = true_number(example["answer"])
     if truth is None:
@@ -112,13 +115,13 @@ def last_number(text: str) -> str | None:
     found = _NUMBER.findall(_undressed(text))
     if not found:
         return None
-    last = found[-1].rstrip(",").replace("\\$", "").replace("$", "")
+    last = "".join(found[-1].split()).rstrip(",").replace("\\$", "").replace("$", "")
     last = last.replace(",", "") if _GROUPED.fullmatch(last) else last.rsplit(",", 1)[-1]
     return last if len(last) <= _LONGEST else None
 
 
 def _undressed(text: str) -> str:
-    return _UNIT_POWER.sub("", _SEPARATOR.sub(",", text[-4096:].translate(_VARIANTS)))
+    return _UNIT_POWER.sub("", _SEPARATOR.sub(",", text[-4096:]).translate(_VARIANTS))
 
 
 def _before_working(answer: str) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 
 from poise.errors import ConfigError
 
+# A user's file and when it was last changed, with its module: what it loads and keeps is loaded once and shared.
+_FILES: dict[tuple[Path, int], ModuleType] = {}
+
 
 def import_attribute(spec: str) -> Any:
     """The object that `package.module:name` or `path/to/file.py:name` stands for.
@@ -46,16 +49,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _import_module(name: str) -> ModuleType:
     # A console script does not have the current folder on its path, and that is where a user's own module lies.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    _look_in(Path.cwd())
     return importlib.import_module(name)
 
 
 def _import_file(path: Path) -> ModuleType:
+    known = (path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0)
+    if known in _FILES:
+        return _FILES[known]
     spec = importlib.util.spec_from_file_location(f"poise_user_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"no Python file at {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    _look_in(known[0].parent)  # for what it imports from beside it
     spec.loader.exec_module(module)
+    _FILES[known] = module
     return module
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))

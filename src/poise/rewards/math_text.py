@@ -18,13 +18,21 @@ _SYMBOLS = str.maketrans(
     | {"π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "·": "\\cdot ", "÷": "/", "°": "^\\circ "}
     | {"≤": "\\le ", "≥": "\\ge ", "∪": "\\cup ", "±": "\\pm ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}"}
 )
+_SEPARATOR = re.compile(r"(?<=[0-9])\s*(?:\{,\}|\\text\{,\})\s*(?=[0-9]{3}(?![0-9]))")
+# What may stand behind a grouped number, with nothing else, for its comma not to be that of a list.
+_GROUPED = re.compile(
+    r"([-+]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?)"
+    r"(\s*(?:\\?%|\^\s*\{?\\circ\s*\}?|\\pi|\\sqrt\s*(?:\{[0-9]+\}|[0-9])))"
+)
 _GROUPS = re.compile(r"[0-9]{1,3}(?:(?:,|\{,\}|\\text\{,\}|\\[,;: ]|\s)[0-9]{3})+(?:\.[0-9]+)?")
 # A power as Python writes it; any other `**` is bold type.
 _POWER = re.compile(r"(?<=[\w)}])\s*\*\*\s*(?=[-+]?[0-9({\\]|[A-Za-z](?![A-Za-z]))")
 # Marks that say nothing about a value; behind a second backslash, which ends a line, none begins.
 _BLANK = re.compile(r"\\?\$|(?<!\\)\\[,;: ()]")
 _ROOT = re.compile(r"\\surd\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))")
-_SCIENTIFIC = re.compile(r"([-+]?[0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})")
+_SCIENTIFIC = re.compile(
+    r"([-+]?[0-9]+(?:\.[0-9]+)?)(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*)([-+]?[0-9]{1,3})\s*\}?"
+)
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _QUOTIENT = re.compile(
     r"([-+]?)(?:\\[dtc]?frac\s*\{([-+]?[0-9]+)\}\s*\{([0-9]+)\}|\\[dtc]?frac([0-9])([0-9])|([0-9]+)\s*/\s*([0-9]+))"
@@ -34,60 +42,11 @@ _MIXED = re.compile(
 )
 _REPEATING = re.compile(r"([-+]?)([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*(?:\{([0-9]+)\}|([0-9]))")
 # A number is said shortly. Everything below this length may be looked at from each of its characters.
-_LONGEST = 200
-_RELATION = re.compile(r"=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])|≈|≡")
-_CURRENCY = re.compile(r"(?:USD|EUR|GBP|[€£])\s*(?=[-+0-9.\\])")
-_UNIT = r"(?:[A-Za-z]+\.?|[€£])(?:\s*\^\{?-?[1-3]\}?)?"
-_MEASURE = re.compile(rf"(?<![A-Za-z\\])\(?\s*({_UNIT}(?:(?:\s*/\s*|\s+){_UNIT}){{0,5}})\s*\)?$")
-# Words that change a number or take it back instead of measuring it; of the units, none begins with "per".
-_NOT_UNITS = re.compile(
-    r"\b(?:(?:hundred|thousand|[mbtrquad]+illion|lakh|crore|dozen|ten|half|halve|third|quarter|percent|percentage"
-    r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|[mb]illion)th)s?|zero|one|two|three|four|five"
-    r"|six|seven|eight|nine|eleven|twelve|[a-z]+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|gross|point|pi|squared"
-    r"|cubed|factorial|times|plus|minus|negative|over|under|above|below|beyond|within|mod|modulo|sqrt|log|ln|sin|cos|tan"
-    r"|exp|root|choose|and|or|nor|not|no|non|to|than|through|until|between|either|neither|both|at|about|around|approx"
-    r"|approximately|roughly|nearly|almost|maybe|perhaps|possibly|probably|but|except|unless|if|else|instead|rather"
-    r"|otherwise|also|then|so|wrong|incorrect|false|never|is|isn|was|wasn|are|be|it|up)\b|^\W*per\b|\bper\s+cent\b",
-    re.IGNORECASE,
-)
-# What may remain of a number when its name and its unit are gone, for math-verify to work out.
-_EXPRESSION = re.compile(r"(?:[-+0-9./:^{}()\[\]| %]|\\(?:[{}%]|(?:[dtc]?frac|sqrt|pi|times|cdot|circ)(?![A-Za-z])))+")
-_ENDS_A_NUMBER = re.compile(r"(?:[0-9)}%.]|\\circ|\\pi)\s*$")
-_ONE_LETTER = re.compile(r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z.])")
-_ASIDE = re.compile(r"\([^()]*\)")
-_SEVERAL = re.compile(r"[,;&<>]|\\\\|\\(?:neq?|[lg](?:eq?|t))(?![A-Za-z])|[0-9]\s+[A-Za-z]")
+LONGEST = 200
 _WORKED_OUT = re.compile(
     r"[0-9)}]\s*(?:[+*]|-|\\cdot|\\times(?!\s*10\s*\^)|\\div)\s*[0-9({\\]"
     r"|[0-9)}]\s*\(|!|\\[lr](?:ceil|floor)|\\(?:sum|prod|int|lim|binom|log|ln|sin|cos|tan|exp|gcd|max|min|bmod|pmod)(?![A-Za-z])"
 )
-# Units that say the same; two of different lines do not.
-_SAME_UNITS = """cm centimeter centimeters centimetre centimetres
-mm millimeter millimeters millimetre millimetres
-m meter meters metre metres
-km kilometer kilometers kilometre kilometres
-in inch inches
-ft foot feet
-yd yard yards
-mi mile miles
-g gram grams
-kg kilogram kilograms
-mg milligram milligrams
-lb lbs pound pounds
-oz ounce ounces
-s sec secs second seconds
-min mins minute minutes
-h hr hrs hour hours
-day days
-week weeks
-month months
-year years
-ml milliliter milliliters millilitre millilitres
-l liter liters litre litres
-dollar dollars
-cent cents"""
-_UNITS = {word: number for number, line in enumerate(_SAME_UNITS.splitlines()) for word in line.split()}
-_UNIT_AT_END = re.compile(r"[0-9})]\s*([A-Za-z]+)\.?$")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
 DRESSED = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|boldsymbol|bf|rm)\s*\{([^{}]*)\}")
 # A power of a power, an exponent of four digits, a factorial of three, a factorial of a factorial.
 _STEEP = re.compile(r"\^\s*\{?\s*\(?-?(?:[0-9]+\s*\^|[0-9]{4,})|[0-9]{3,}\s*\)?\s*!|!\s*\)?\s*!")
@@ -114,7 +73,9 @@ def canonical(answer: str) -> str:
         text = dressed.group(1).strip(" ()")
     if _GROUPS.fullmatch(text.lstrip("+-")):
         return re.sub(r"(?<=[0-9])(?:,|\{,\}|\\text\{,\}|\\[,;: ]|\s)(?=[0-9]{3})", "", text)
-    text = re.sub(r"^([-+])\s+(?=[0-9.])", r"\1", " ".join(_BLANK.sub(" ", text).split()))
+    text = re.sub(r"^([-+])\s+(?=[0-9.])", r"\1", " ".join(_BLANK.sub(" ", _SEPARATOR.sub("", text)).split()))
+    if grouped := _GROUPED.fullmatch(text):
+        return grouped[1].replace(",", "") + grouped[2]
     return _respelled(_ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", text))
 
 
@@ -124,7 +85,7 @@ def plain_number(text: str) -> Fraction | None:
     >>> plain_number("-0.50"), plain_number("\\frac{3}{6}"), plain_number("x")
     (Fraction(-1, 2), Fraction(1, 2), None)
     """
-    if len(text) > 200:
+    if len(text) > LONGEST:
         return None
     if _DECIMAL.fullmatch(text):
         return Fraction(text.rstrip(".") if text[-1] == "." else text)
@@ -133,66 +94,6 @@ def plain_number(text: str) -> Fraction | None:
         return None
     top, bottom = (int(part) for part in match.groups()[1:] if part is not None)
     return None if bottom == 0 else Fraction(-top if match.group(1) == "-" else top, bottom)
-
-
-def number_said(text: str) -> str | None:
-    r"""What an answer to a numerical question says, without its name and unit; None if it says more than one number.
-
-    >>> [number_said(text) for text in ("x = 18\\text{ cm}^2", "18 miles per hour", "m + n = 9 + 9 = 18", "2^{10}")]
-    ['18', '18', '18', '2^{10}']
-    >>> [number_said(text) for text in ("5 million", "3 \\text{ or more}", "17\\text{ cm}, 18", "4 = 3")]
-    [None, None, None, None]
-    """
-    if len(text) > _LONGEST:
-        return None
-    exact, approximately, rounded = text.rpartition("\\approx")
-    value = number_said(exact) if approximately else None
-    if value is not None and _rounds(value, number_said(rounded) or ""):
-        return value
-    *before, said = (canonical(_unwrapped(side)) for side in _RELATION.split(text))
-    said = _CURRENCY.sub("", said, count=1)
-    measure = _MEASURE.search(said)
-    if measure and _is_unit(measure.group(1)) and _ENDS_A_NUMBER.search(said[: measure.start()]):
-        said = canonical(said[: measure.start()])
-    if not _EXPRESSION.fullmatch(said) or re.search(r"[0-9]\s+[0-9]", said):
-        return None
-    return said if all(_leads_to(said, side) for side in before) else None
-
-
-def words(text: str) -> str:
-    """An answer in words, for comparison as text."""
-    return " ".join(_TEXT.sub(r" \1 ", text).casefold().split())
-
-
-def is_worded(text: str) -> bool:
-    """Whether an answer is a word or a sentence, which must not be read as a product of one-letter variables."""
-    bare = _TEXT.sub(r" \1 ", text)
-    return re.fullmatch(r"[^\W\d_]{3,}(?:[\s,'-]+[^\W\d_]+)*", bare.strip()) is not None
-
-
-def unit_of(text: str) -> int | None:
-    r"""The unit of length, mass, time, volume or money at an answer's end, as a number: spellings of one share it.
-
-    >>> unit_of("10\\text{ cm}") == unit_of("10 centimeters"), unit_of("10 cm") == unit_of("10 m"), unit_of("10 eggs")
-    (True, False, None)
-    """
-    match = _UNIT_AT_END.search(_TEXT.sub(r" \1 ", text).strip())
-    return _UNITS.get(match.group(1).casefold()) if match else None
-
-
-def other_unit(truth: str, said: str) -> bool:
-    """Whether both name a unit, and not the same one."""
-    units = unit_of(truth), unit_of(said)
-    return None not in units and units[0] != units[1]
-
-
-def number_asked(truth: str) -> str | None:
-    """The number that a ground truth is, without its unit; None if it is none, or has letters that may be variables.
-
-    >>> number_asked("10 cm"), number_asked("2ab"), number_asked("x = 5")
-    ('10', None, None)
-    """
-    return number_said(truth) if unit_of(truth) is not None or _EXPRESSION.fullmatch(truth) else None
 
 
 def still_to_work_out(text: str) -> bool:
@@ -221,35 +122,9 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _unwrapped(text: str) -> str:
-    r"""An answer with the words of `\text{}` among the others; a single letter there is no variable: it gets a dot."""
-    return _TEXT.sub(lambda said: " " + _ONE_LETTER.sub(r"\1.", said[1]) + " ", text)
-
-
-def _is_unit(said: str) -> bool:
-    """Whether words behind a number measure it. A single letter is a variable, unless it has a dot or is a unit."""
-    return _NOT_UNITS.search(said) is None and all(letter in _UNITS for letter in _ONE_LETTER.findall(said))
-
-
-def _rounds(exact: str, rounded: str) -> bool:
-    """Whether the second number is the first to its last decimal place; of a root or \\pi, any decimal may be."""
-    number, short = plain_number(exact), plain_number(rounded)
-    if short is None or number is None or not _DECIMAL.fullmatch(rounded) or "." not in rounded:
-        return short is not None and number is None and re.search(r"\\(?:sqrt|pi)", exact) is not None
-    return abs(number - short) * 10 ** len(rounded.rsplit(".", 1)[1]) <= Fraction(1, 2)
-
-
-def _leads_to(said: str, before: str) -> bool:
-    """Whether the text before an equals sign names or works out what is said behind it, and no other answer."""
-    number, outside = plain_number(before), _ASIDE.sub("", before)
-    if number is not None:
-        return number == plain_number(said)
-    return _SEVERAL.search(outside) is None and re.search(r"\b(?:or|and|not)\b", outside) is None
-
-
 def _respelled(text: str) -> str:
     """Scientific notation, mixed numbers and repeating decimals as a whole number or a quotient."""
-    if len(text) > _LONGEST:
+    if len(text) > LONGEST:
         return text
     if match := _SCIENTIFIC.fullmatch(text):
         value = Fraction(match.group(1)) * Fraction(10) ** int(match.group(2))

@@ -1,10 +1,11 @@
 """The child process in which math-verify compares two answers: `python -m poise.rewards.math_worker`.
 
-One JSON line in, {"truth", "said", "seconds"}; one out, {"equal": bool} or {"error": text}.
+One JSON line in, {"truth", "said", "decimals", "seconds"}; one out, {"equal": bool} or {"error": text}.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,13 @@ def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
     def parsed(answer: str) -> list[Any]:
         # Only the whole answer counts: without fallback, math-verify does not look for a number inside a sentence.
-        boxed = "\\boxed{" + answer + "}"
+        # It takes `\pi(6)` for a function of 6.
+        boxed = "\\boxed{" + re.sub(r"\\pi\s*\(", r"\\pi\\cdot(", answer) + "}"
         return parse(boxed, extraction_config=extraction, fallback_mode="no_fallback", parsing_timeout=None)
 
     def equal(question: dict[str, Any]) -> dict[str, Any]:
         truth, said = parsed(question["truth"]), parsed(question["said"])
-        return {"equal": bool(verify(truth, said, timeout_seconds=None))}
+        return {"equal": bool(verify(truth, said, float_rounding=question["decimals"], timeout_seconds=None))}
 
     parsed("1")  # the first parse loads grammars
     return equal

@@ -23,21 +23,23 @@ from typing import Any
 from poise.errors import ConfigError
 from poise.rewards.answers import after_hashes, final_answers
 from poise.rewards.choices import choice, letter_of
-from poise.rewards.math_text import (
-    canonical,
-    is_monstrous,
+from poise.rewards.math_text import canonical, is_monstrous, plain_number, still_to_work_out
+from poise.rewards.math_words import (
+    DECIMALS,
     is_worded,
     number_asked,
     number_said,
+    other_things,
     other_unit,
-    plain_number,
-    still_to_work_out,
+    same_time,
+    sides_said,
+    value_said,
     words,
 )
 from poise.rewards.verdict import Verdict
 from poise.rewards.workers import WorkerPool, WorkerTimeoutError
 
-# math-verify rounds to six decimals; closer numbers than this are left to it.
+# math-verify rounds to six decimals; numbers whose difference is a smaller share of the truth are left to it.
 _CLOSE = Fraction(1, 10**4)
 _REMEMBERED = 8192
 
@@ -62,7 +64,7 @@ class MathVerifier:
         self.__name__ = "math"
         self.seconds = seconds
         self.pool = WorkerPool("poise.rewards.math_worker", workers)
-        self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, int], bool] = OrderedDict()
         self._lock = Lock()
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
@@ -94,15 +96,22 @@ class MathVerifier:
         if known is not None:
             return known
         number = number_asked(truth)
-        return self._checked(truth, said) if number is None else self._checked(number, number_said(said) or said)
+        asked = number or value_said(truth, truth) or truth
+        value = (number and number_said(said)) or value_said(said, asked)
+        if value is None or not self._checked(asked, value):
+            return False
+        last = asked.rsplit("=", 1)[-1]
+        return all(self._checked(last, side, decimals) for side, decimals in sides_said(said, asked))
 
-    def _checked(self, truth: str, said: str) -> bool:
-        key = (truth, said)
+    def _checked(self, truth: str, said: str, decimals: int = DECIMALS) -> bool:
+        key = (truth, said, decimals)
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-        answer = self.pool.ask({"truth": truth, "said": said, "seconds": self.seconds}, self.seconds)
+        answer = self.pool.ask(
+            {"truth": truth, "said": said, "decimals": decimals, "seconds": self.seconds}, self.seconds
+        )
         if answer.get("error") == "MemoryError":
             raise EOFError("out of memory")
         # Any other error is text that is no mathematics, so it is not the truth.
@@ -118,14 +127,19 @@ def quickly_equal(truth: str, said: str) -> bool | None:
     """Whether two answers in canonical spelling are equal, if that is plain to see; None if it takes a computation."""
     if said == truth:
         return True
+    time = same_time(truth, said)
+    if time is not None:
+        return time
     number = plain_number(number_asked(truth) or "")
     if number is not None:
-        return not other_unit(truth, said) and _number_equal(number, truth, said)
+        return not (other_unit(truth, said) or other_things(truth, said)) and _number_equal(number, truth, said)
     letter = letter_of(truth)
     if letter is not None:
         return choice(said) == letter
     if is_worded(truth) or is_worded(said):
         return words(said) == words(truth)
+    if "\\text" in truth + said and words(said) == words(truth):
+        return True
     if not said.isascii() or is_monstrous(said, truth) or other_unit(truth, said):
         return False
     return None
@@ -155,4 +169,4 @@ def _number_equal(number: Fraction, truth: str, said: str) -> bool | None:
         return False if still_to_work_out(bare) else None
     if found == number:
         return True
-    return False if abs(found - number) > _CLOSE * max(1, abs(number)) else None
+    return False if abs(found - number) > _CLOSE * abs(number) else None

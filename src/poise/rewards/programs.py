@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poise.errors import ConfigError
 from poise.rewards.answers import visible
+from poise.rewards.blocks import code_blocks
 from poise.rewards.code_judge import NotPlainError, Opaque, answers_of, from_plain, same_output, same_value
 from poise.rewards.code_tests import CallTest, StdinTest, UnreadableTestsError, read_tests
 from poise.rewards.sandbox import Limits, Outcome, Sandbox, SandboxError, open_sandbox
 from poise.rewards.verdict import Verdict
 
 _RUNNER = Path(__file__).with_name("code_runner.py")
-_FENCE = re.compile(r"([ \t]*)```[ \t]*([\w+-]*)")
 _LONGEST = 100_000  # characters of a program; published solutions are a hundredth of that
 # What decides conditions: plain data in, one true or false a line out. The program is not where this runs.
 _JUDGE = """
@@ -186,7 +185,7 @@ def last_program(completion: str) -> str | None:
     'x = 2\\n'
     """
     python, untold = None, None
-    for indent, language, block in _blocks(visible(completion)[-4 * _LONGEST :]):
+    for indent, language, block in code_blocks(visible(completion)[-4 * _LONGEST :]):
         program = textwrap.dedent(block) if indent else block  # in an item of a list
         if language in ("python", "python3", "py"):
             python = program
@@ -194,19 +193,6 @@ def last_program(completion: str) -> str | None:
             untold = program
     program = untold if python is None else python
     return program if program is not None and len(program) <= _LONGEST else None
-
-
-def _blocks(text: str) -> Iterator[tuple[str, str, str]]:
-    """A text's closed code blocks: the white space before the fence, the language, and what is inside."""
-    opened, inside = None, []
-    for line in text.split("\n"):
-        if opened is None:
-            opened, inside = _FENCE.match(line), []
-        elif line.strip(" \t") == "```":
-            yield opened.group(1), opened.group(2).lower(), "".join(inside)
-            opened = None
-        else:
-            inside.append(line + "\n")
 
 
 def _trouble(outcome: Outcome) -> str | None:

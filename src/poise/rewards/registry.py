@@ -40,7 +40,9 @@ _REWARDS: dict[str, Reward | str] = {
 }
 # Rewards that run code with no sandbox: only who starts the run may ask for one.
 _UNGUARDED = {"code-unsafe-local"}
-# Held while a built-in is imported and made: verl's reward workers ask for one from many threads at once.
+# What was made of a user's class that a spec named: a judge that loads a model loads it once.
+_MADE: dict[type, Reward] = {}
+# Held while a reward is imported and made: verl's reward workers ask for one from many threads at once.
 _MAKING = RLock()
 
 
@@ -79,7 +81,13 @@ def resolve(spec: str | Reward) -> Reward:
                 _REWARDS[spec] = found = _accepted(import_attribute(found), spec)
         return found
     if ":" in spec:
-        return _accepted(import_attribute(spec), spec)
+        with _MAKING:
+            found = import_attribute(spec)
+            if not isinstance(found, type):
+                return _accepted(found, spec)
+            if found not in _MADE:
+                _MADE[found] = _accepted(found, spec)
+            return _MADE[found]
     if spec.endswith(".py"):
         raise ConfigError(f"{spec} is a file; name the function in it, as {spec}:FUNCTION")
     raise ConfigError(f"no reward is called {spec!r}{nearest(spec, names())}; or name your own as 'module:function'")
@@ -142,11 +150,26 @@ def from_trl_reward(reward: TRLReward) -> Verifier:
         columns = {key: [value] for key, value in example.items() if key not in ("prompt", "prompts", "completions")}
         said = completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
         scored = reward(prompts=[prompt], completions=[said], **{**stand_ins(reward), **columns})
-        (score,) = asyncio.run(scored) if inspect.iscoroutine(scored) else scored
-        return Verdict.failed(DOES_NOT_APPLY) if score is None else Verdict(score=float(score))
+        score = only_score(verify.__name__, asyncio.run(scored) if inspect.iscoroutine(scored) else scored)
+        return Verdict.failed(DOES_NOT_APPLY) if score is None else Verdict(score=score)
 
     verify.__name__ = getattr(reward, "__name__", type(reward).__name__)
     return verify
+
+
+def only_score(name: str, scores: Any) -> float | None:
+    """The score of a single rollout, as the trainer reads it: numbers of numpy and torch are numbers.
+
+    Raises:
+        ConfigError: what a reward of TRL's form returned is no list of one number or None.
+    """
+    try:
+        (score,) = scores
+        return None if score is None else float(score)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"the reward {name} must return a list with one number or None per rollout, got {scores!r:.80}"
+        ) from None
 
 
 def stand_ins(reward: TRLReward) -> dict[str, Any]:
@@ -187,8 +210,16 @@ def _accepted(reward: Any, spec: str) -> Reward:
             raise ConfigError(f"the reward {spec} is a class that cannot be made without arguments: {error}") from error
     if not callable(reward):
         raise ConfigError(f"the reward {spec} is of type {type(reward).__name__} and cannot be called")
-    parameters = inspect.signature(reward).parameters
+    try:
+        parameters = inspect.signature(reward).parameters
+    except ValueError as error:
+        raise ConfigError(f"the reward {spec} does not say what it takes: {error}") from error
     if is_trl_reward(reward):
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            raise ConfigError(
+                f"the reward {spec} takes ({', '.join(parameters)}), but is given every column of the data: "
+                f"write ({', '.join(parameters)}, **columns)"
+            )
         return reward
     if "solution_str" in parameters:
         return from_verl_reward(reward)

@@ -1,6 +1,6 @@
 """The tool-calling reward: are the calls in the completion the calls that were wanted?
 
-Calls are read from `<tool_call>` tags, from a JSON code block, or from a completion that is JSON itself. Names are
+Calls are read from `<tool_call>` tags, from JSON code blocks, or from a completion that is JSON itself. Names are
 equal, arguments are equal with their JSON types, nothing is left out, nothing is added.
 """
 
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from poise.rewards.answers import spoken
+from poise.rewards.blocks import code_blocks
 from poise.rewards.verdict import Verdict
 
-_FENCED = re.compile(r"```(?:json|tool_call)?[ \t]*\n(.*?)```", re.DOTALL)
+# Text in brackets, such as [Note], is no JSON.
+_LOOKS_LIKE_JSON = re.compile(r"\s*(?:\{|\[\s*[\[{\]])")
 _MOST = 64
 _LONGEST = 100_000
 _DEEPEST = 64  # of JSON in JSON; arguments of real tools have a handful of levels
@@ -73,10 +75,10 @@ def calls_in(completion: str) -> list[Call]:
         if not all(closed for _, closed, _ in tagged):
             raise UnreadableCallsError("a tool call is not closed")
         return _limited([call for part, *_ in tagged for call in _calls(_json(part))])
-    fenced = _FENCED.findall(text)
+    fenced = [block for _, language, block in code_blocks(text) if _holds_calls(language, block)]
     if fenced:
         return _limited([call for part in fenced for call in _calls(_json(part))])
-    return _limited(_calls(_json(text))) if text.startswith(("{", "[")) else []
+    return _limited(_calls(_json(text))) if _LOOKS_LIKE_JSON.match(text) else []
 
 
 def same(made: Any, wanted: Any) -> bool:
@@ -142,8 +144,16 @@ def _wanted(answer: str) -> tuple[list[Call], bool]:
     calls = []
     for each in listed if isinstance(listed, list) else [listed]:
         (call,) = _calls(each)
-        calls.append(Call(call.name, call.arguments, each.get("optional") or {}, each.get("alternatives") or {}))
+        optional, alternatives = each.get("optional") or {}, each.get("alternatives") or {}
+        if not isinstance(optional, Mapping) or not all(isinstance(good, list) for good in alternatives.values()):
+            raise UnreadableCallsError("optional is an object, and alternatives is an object of lists")
+        calls.append(Call(call.name, call.arguments, optional, alternatives))
     return calls, strict
+
+
+def _holds_calls(language: str, block: str) -> bool:
+    """Whether a code block is there to call; one without a language may as well hold a command or a program."""
+    return language in ("json", "tool_call") or (not language and _LOOKS_LIKE_JSON.match(block) is not None)
 
 
 def _calls(value: Any) -> list[Call]:

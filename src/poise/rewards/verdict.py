@@ -6,6 +6,7 @@ here give it TRL's signature. A failed verification becomes NaN: its rollout lea
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,14 +53,20 @@ def verdict_of(said: Any) -> Verdict:
     """What a user's own verifier said: a verdict as it is, a number as its score, None or NaN as a failure.
 
     Raises:
-        TypeError, ValueError: it is none of these.
+        TypeError: it is none of these.
 
     >>> verdict_of(True).score, verdict_of(None).failure
     (1.0, 'it returned None')
     """
     if isinstance(said, Verdict):
         return said
-    score = math.nan if said is None else float(said)
+    if inspect.iscoroutine(said):
+        said.close()
+        raise TypeError("only a reward of the form (completions, **columns) may be async")
+    try:
+        score = math.nan if said is None else float(said)
+    except (TypeError, ValueError):
+        raise TypeError(f"return a number or a Verdict, not {said!r:.80}") from None
     return Verdict(score=score) if math.isfinite(score) else Verdict.failed(f"it returned {said}")
 
 

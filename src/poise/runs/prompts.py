@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Dataset
 
 from poise.errors import ConfigError
-from poise.rewards import Verdict, Verifier, is_trl_reward, resolve, stand_ins, trl_reward, verifier
+from poise.rewards import Verdict, Verifier, is_trl_reward, only_score, resolve, stand_ins, trl_reward, verifier
 from poise.rewards.verdict import DOES_NOT_APPLY
 from poise.runs.configfile import suggest
 from poise.runs.settings import DataSettings, RewardSettings
@@ -294,19 +294,8 @@ def try_rewards(names: tuple[str, ...], rewards: list[Callable[..., Any]], datas
         except Exception as error:
             message = f"the reward {name} fails on the first row: {type(error).__name__}: {error}"
             raise ConfigError(message) from error
-        said.append(f"reward {name} gives {_only_score(name, scores)} to the first row's ground truth")
+        said.append(f"reward {name} gives {only_score(name, scores)} to the first row's ground truth")
     return said
-
-
-def _only_score(name: str, scores: Any) -> float | None:
-    """The score of a single rollout, as the trainer reads it: numbers of numpy and torch are numbers."""
-    try:
-        (score,) = scores
-        return None if score is None else float(score)
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"the reward {name} must return a list with one number or None per rollout, got {scores!r}"
-        ) from None
 
 
 def _given(reward: Callable[..., Any]) -> dict[str, Any]:

@@ -31,9 +31,21 @@ def check_data(settings: TrainSettings, policy: Policy, prompts: Prompts, names:
     if empty:
         fix = "name the right --answer-column, unless the reward needs none"
         yield Check("warning", "ground truth", f"{empty} of {len(train)} rows have none", fix)
+    yield from _solutions(train, names)
     yield _context(settings, policy, train)
     for name in names:
         yield _reward(name, train[0])
+
+
+def _solutions(train: Dataset, names: tuple[str, ...]) -> Iterator[Check]:
+    """Ground truths of several lines, where the reward compares all of it; `math` reads what is behind `####`."""
+    if "answer" not in train.column_names or not {"exact", "math"} & set(names):
+        return
+    answers = [str(answer).strip() for answer in train["answer"]]
+    long = sum("\n" in answer and ("exact" in names or "####" not in answer) for answer in answers)
+    if long:
+        fix = "keep the final answer alone in the answer column, without its working"
+        yield Check("warning", "ground truth", f"{long} of {len(train)} rows have several lines", fix)
 
 
 def _context(settings: TrainSettings, policy: Policy, train: Dataset) -> Check:
