@@ -61,6 +61,9 @@ def a_dict(completion, example):
 def misses(completion, example):
     return example["gold"]
 
+def takes(completion, answer):
+    return float(completion in answer)
+
 def ids(completion_ids, **columns):
     return [len(each) / 100 for each in completion_ids]
 
@@ -89,6 +92,7 @@ WRONG = {
     "torn.parquet": b"PAR1 and no more",
     "binary.csv": b"\xff\xfe\x00\x01",
     "mixed.jsonl": b"".join(b'{"prompt": "1+%d=", "mixed": %s}\n' % (n, b'"3"' if n % 2 else b"2") for n in range(20)),
+    "unnamed.jsonl": b"".join(b'{"prompt": "1+%d=", "solution": "%d"}\n' % (n, n + 1) for n in range(20)),
     "notes.txt": b"1+1=2",
     "pretty.json": b'{\n  "data": []\n}',
     "chat.jsonl": b'{"prompt": [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]}\n',

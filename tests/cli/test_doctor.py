@@ -116,4 +116,5 @@ def test_inspect_shows_rows_as_the_policy_sees_them(poise: Callable, workplace, 
     assert "user: " in told.out
     assert "assistant: " in told.out
     assert "[ground truth]" in told.out
+    assert "answers are no text in the data, and rewards get them as text: " in told.out
     assert "prompt tokens: shortest" in told.out

@@ -12,8 +12,18 @@ from datasets import Dataset
 import tiny_policy
 from poise.errors import ConfigError
 from poise.rewards import Verdict, register
-from poise.runs.prompts import Prompts, held_out_task, load_prompts, load_rewards, task_name, total_reward
+from poise.runs.prompts import (
+    Prompts,
+    answers_as_text,
+    held_out_task,
+    judged,
+    load_prompts,
+    load_rewards,
+    task_name,
+    total_reward,
+)
 from poise.runs.settings import DataSettings
+from poise.tasks.local import records_to_dataset
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +36,10 @@ def file_of(tmp_path: Path, name: str, numbers: range) -> str:
     path = tmp_path / name
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def own(completion: str, example: dict) -> float:
+    return 0.0
 
 
 def test_names_of_data() -> None:
@@ -119,3 +133,41 @@ def test_a_reward_that_does_not_apply_leaves_the_sum_to_the_others() -> None:
     assert verify("", {"kind": "sum"}).score == 2.0
     assert verify("", {"kind": "word"}).score == 30.0
     assert verify("", {"kind": "poem"}).failure == "the reward function returned None"
+
+
+def test_a_renamed_column_is_handed_to_the_reward_that_asks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text("def judge(completions, solution, **rest):\n    return solution\n")
+    prompts = Prompts(records_to_dataset([{"prompt": "p", "solution": 5}], answer="solution"), None)
+    load_rewards((f"{tmp_path}/judge.py:judge",), prompts)
+    assert (prompts.train["answer"][:], prompts.train["solution"][:]) == (["5"], [5])
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (
+            [["0", "x"], "y"],
+            ["""1 of 2 answers are no text in the data, and rewards get them as text: ['0', 'x'] as \'["0", "x"]\'"""],
+        ),
+        ([4, 4.0], ["2 of 2 answers are no text in the data, and rewards get them as text: 4 as '4'"]),
+        (["4", None], []),
+    ],
+)
+@pytest.mark.parametrize("column", ["answer", "solution"])
+def test_answers_that_are_no_text_are_told_of(column: str, answers: list[object], said: list[str]) -> None:
+    register("test-own", own)
+    rows = records_to_dataset([{"prompt": "p", column: answer} for answer in answers], answer=column)
+    options = {"answer": column} if column != "answer" else {}
+    assert answers_as_text(rows, options) == answers_as_text(rows, options, ("exact", "test-own")) == said
+    assert answers_as_text(rows, options, ("exact",)) == []
+
+
+def test_a_built_in_reward_without_any_ground_truth_is_refused() -> None:
+    rows = records_to_dataset([{"prompt": "1+1=", "solution": "2"}, {"prompt": "1+2=", "solution": "3"}])
+    for name in ("math", "exact", "number", "code"):
+        with pytest.raises(
+            ConfigError, match=r"no row has a ground truth, .* --answer-column, .*\(the data has: solution\)"
+        ):
+            judged(rows, "tiny", (name,))
+    register("test-needs-none", lambda completion, example: None)
+    judged(rows, "tiny", ("test-needs-none",))

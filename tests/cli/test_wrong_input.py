@@ -49,7 +49,15 @@ TRAIN = [
     (["--track-every", "2", "--track-samples", "1"], "--track-samples must be at least 2, got 1"),
     (["--report-to", "trackio"], "--report-to trackio needs the package trackio"),
     (["--lora-rank", "-1"], "--lora-rank must be 0 (no adapters) or more, got -1"),
-    (["--lora-rank", "2", "--lora-targets", "nonsense"], "the trainer cannot be set up: Target modules"),
+    (["--lora-rank", "2", "--lora-targets", "nonsense"], "nonsense is no layer of this model; known are down_proj"),
+    (
+        ["--lora-rank", "2", "--lora-targets", "q_proj", "v_prj"],
+        "v_prj is no layer of this model; did you mean 'v_proj'?",
+    ),
+    (["--lora-rank", "2", "--baseline", "critic"], "trains a whole copy of the policy: leave out --lora-rank"),
+    (["--attention", "flash_attention_2"], "--attention flash_attention_2 needs the package flash_attn"),
+    (["--reward", "{w}/rewards.py:takes"], "takes (completion, answer): the second argument is the whole row; name it"),
+    (["--data", "{w}/wrong/unnamed.jsonl", "--eval-size", "0", "--reward", "number"], "no row has a ground truth,"),
     (["--out", "{w}/sums.jsonl"], "is not an empty folder"),
     (["--out", "/proc/nowhere/run"], "the run folder /proc/nowhere/run cannot be made: No such file or directory"),
     (["--learning-rate", "inf"], "--learning-rate must be at least 0, and finite, got inf"),
@@ -133,6 +141,25 @@ def test_train_says_what_is_wrong(words: list[str], expected: str, poise: Callab
     assert told.err.count("\n") == 1
     assert "Traceback" not in told.err
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+DRY = [
+    ["--lora-rank", "2", "--lora-targets", "nonsense"],
+    ["--lora-rank", "2", "--baseline", "critic"],
+    ["--attention", "flash_attention_2"],
+    ["--out", "/proc/nowhere/run"],
+    ["--data", "{w}/wrong/unnamed.jsonl", "--eval-size", "0", "--reward", "number"],
+]
+
+
+@pytest.mark.parametrize("words", DRY, ids=words_of)
+def test_a_dry_run_says_it_too(words: list[str], poise: Callable, workplace) -> None:
+    (expected,) = [said for flags, said in TRAIN if flags == words]
+    told = poise(
+        "train", *workplace.flags, "--out", "run", *[word.format(w=workplace.folder) for word in words], "--dry-run"
+    )
+    assert told.status == 1
+    assert expected in told.err
 
 
 @pytest.mark.parametrize("reward", ["quits", "nans"])

@@ -6,14 +6,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from minute_study import MINUTE
 from poise.cli import main
+from poise.lab.metrics import Targets
 from poise.lab.policy import Prompts
 from poise.lab.settings import QUICK_VALUE, QUICK_VARIANCE, ValueSettings, described
 from poise.lab.study import number
-from poise.lab.value_page import _against_the_probe, rivals_figure
+from poise.lab.value_page import _against_the_probe, reading, reliability, rivals_figure
 from poise.report.studies import read_study
 from poise.rewards import Verdict
 
@@ -167,6 +170,14 @@ def test_what_is_better_than_the_probe_is_counted_among_all_that_was_tried() -> 
     assert "paired over prompts: c (-3.0000 [-4.0000, -2.0000]). 3 variants and rivals were tried, and 1 were" in said
     assert said.endswith("chance alone would make it about 0.1.")
     assert _against_the_probe(rows[:3])[0].endswith("beyond its interval; 2 variants and rivals were tried.")
+
+
+def test_rewards_that_are_all_the_same_leave_nothing_to_read() -> None:
+    targets = Targets.of(torch.zeros(20, 4))
+    with np.errstate(all="raise"):
+        assert np.isnan(reliability(targets))
+    said = "All held-out rollouts earned 0: there is nothing to predict. Check the reward, the model, and the length "
+    assert reading([], targets) == [said + "limit (--max-new-tokens)."]
 
 
 def test_any_number_of_domains_of_any_name_can_be_drawn(tmp_path: Path) -> None:

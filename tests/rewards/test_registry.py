@@ -211,6 +211,16 @@ def test_a_verifier_cannot_be_asynchronous():
         verifier(slow)("x", {})
 
 
+def test_a_second_argument_that_is_not_called_the_row_is_refused():
+    """`answer` would be the whole row there, and `completion in answer` a question about its columns."""
+    with pytest.raises(
+        ConfigError, match=r"takes \(completion, answer\): .* name it `example` and read example\['answer'\]"
+    ):
+        resolve(lambda completion, answer: completion in answer)
+    for reward in (lambda said, row: 1.0, lambda said, _: 1.0, lambda said, _row: 1.0):
+        assert verifier(reward)("4", {}).score == 1.0
+
+
 def test_a_name_cannot_be_taken_twice():
     register("test-ours", ours)
     register("test-ours", ours)

@@ -39,7 +39,10 @@ def test_every_kind_of_file_gives_the_same_rows(file):
 
 
 def test_a_wrong_field_names_the_nearest(file):
-    with pytest.raises(ConfigError, match="record 1 has no field 'trut'; did you mean 'truth'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"record 1 has no field 'trut'; did you mean 'truth'.*--answer-column, or --task-options answer=NAME",
+    ):
         load_task(str(file), "train", prompt="q", answer="trut")
 
 
@@ -181,3 +184,20 @@ def test_two_columns_of_one_name(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,answer,prompt\na,1,b\n")
     with pytest.raises(ConfigError, match=r"a\.csv has two columns 'prompt'"):
         load_task(str(tmp_path / "a.csv"))
+
+
+def test_what_the_columns_do_not_say_stays_in_info():
+    """Under its own name: a reward may ask for the column `truth`, and a list or number is text in `answer`."""
+    mapped = records_to_dataset(RECORDS[:1], prompt="q", answer="truth")
+    assert mapped["answer"][0] == "1"
+    assert json.loads(mapped[0]["info"]) == {"q": "What is 0 + 1?", "truth": 1.0, "topic": "sums", "level": 0}
+    rows = records_to_dataset([{"prompt": "a", "answer": ["1", "2"]}, {"prompt": "b", "answer": "1"}])
+    assert rows["answer"][:] == ['["1", "2"]', "1"]
+    assert [json.loads(info) for info in rows["info"]] == [{"answer": ["1", "2"]}, {}]
+
+
+def test_dropped_repeats_are_counted(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"What is {i % 20} + 1?"}) for i in range(60)))
+    assert len(load_task(str(path), "train", held_out=0.2)) + len(load_task(str(path), "test", held_out=0.2)) == 20
+    assert caplog.messages == [f"40 of the 60 problems in {path} repeat another, and are left out"]

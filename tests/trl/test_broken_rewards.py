@@ -38,6 +38,47 @@ def test_exception_fails_every_rollout_of_the_call() -> None:
     assert guard.last_failure == "broken raised KeyError: 'answer'"
 
 
+def misses_a_column(completions: list[str], solution: list[str], **columns: Any) -> list[float]:
+    return [0.0] * len(completions)
+
+
+def takes_no_more(completions: list[str]) -> list[float]:
+    return [0.0] * len(completions)
+
+
+async def later(completions: list[str], solution: list[str], **columns: Any) -> list[float]:
+    return [0.0] * len(completions)
+
+
+def of_one(completion: str, example: Any) -> float:
+    return 0.0
+
+
+WRONG = [
+    (misses_a_column, r"takes \(completions, solution, columns\) and .*; the dataset has no column 'solution'"),
+    (later, "the dataset has no column 'solution'"),
+    (takes_no_more, r"unexpected keyword argument 'prompts'; end its parameters with \*\*columns"),
+    (of_one, "wrap a function of one completion and its row in poise.rewards.as_trl_reward"),
+]
+
+
+@pytest.mark.parametrize(("function", "said"), WRONG)
+def test_a_function_that_cannot_be_called_is_wrong_and_not_a_judge_that_failed(function: Any, said: str) -> None:
+    guarded = RewardGuard(None).wrap(function)
+
+    async def called() -> None:
+        rewards = guarded(prompts=["p"], completions=["c"], answer=["a"])
+        assert asyncio.iscoroutine(rewards)
+        await rewards
+
+    with pytest.raises(RewardError, match=said):
+        asyncio.run(called())
+
+
+def test_a_type_error_within_a_function_is_a_failure() -> None:
+    assert call(lambda completions, **_: [0.0 + None]) == [INF, INF]
+
+
 def test_time_out_fails_the_call_and_returns_in_time() -> None:
     began = time.monotonic()
     assert call(lambda **_: time.sleep(30), timeout=0.1) == [INF, INF]

@@ -179,6 +179,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "epsilon": ({"epsilon": -0.2}, "epsilon must not be negative, got -0.2"),
     "epsilon_high": ({"epsilon_high": -0.2}, "epsilon_high must not be negative, got -0.2"),
     "delta": ({"delta": 1.2}, r"delta=1.2 .* good ones may reach 1 \+ epsilon_high = 1.28; use a larger delta"),
+    "delta below a wide range": ({"epsilon_high": 12.0}, "use a larger delta, such as 26, or None"),
     "enable_jit_checkpoint": ({"enable_jit_checkpoint": True}, "saves in the middle of a batch"),
     "save_strategy": (
         {"save_strategy": "best", "num_iterations": 2, "metric_for_best_model": "reward", "eval_strategy": "steps"},
@@ -255,6 +256,33 @@ def test_a_dataset_without_prompts_is_refused(tmp_path: Path) -> None:
     questions = Dataset.from_list([{"question": "1+1=", "target": "2"}])
     with pytest.raises(ConfigError, match="no column 'prompt'; it has question, target: rename the one with prompts"):
         tiny_policy.trainer(tmp_path, train_dataset=questions)
+
+
+@pytest.mark.parametrize("count", [0, 15])
+def test_fewer_prompts_than_one_batch_has_are_refused(count: int, tmp_path: Path) -> None:
+    """TRL would train on none of them, and say so nowhere."""
+    few = tiny_policy.prompts().select(range(count))
+    said = f"{count} training prompts are fewer than the 16 of one generation batch; give more prompts, or a smaller"
+    with pytest.raises(ConfigError, match=said):
+        tiny_policy.PoiseTrainer(
+            model=tiny_policy.model(),
+            reward_funcs=tiny_policy.reward,
+            args=tiny_policy.config(tmp_path, steps_per_generation=2, per_device_train_batch_size=16),
+            train_dataset=few,
+            processing_class=tiny_policy.tokenizer(),
+        )
+
+
+def test_as_many_prompts_as_one_batch_has_are_trained_on(tmp_path: Path) -> None:
+    trainer = tiny_policy.trainer(tmp_path, train_dataset=tiny_policy.prompts(16))
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize("args", [TrainingArguments("out", use_cpu=True), {"max_steps": 3}])
+def test_other_arguments_are_refused(args: Any) -> None:
+    with pytest.raises(ConfigError, match=f"args must be a PoiseConfig or a GRPOConfig, got {type(args).__name__}"):
+        tiny_policy.PoiseTrainer(model=tiny_policy.model(), reward_funcs=tiny_policy.reward, args=args)
 
 
 def policy_for(name: str, folder: Path) -> Any:

@@ -54,7 +54,7 @@ def inspect(argv: list[str]) -> int:
 
     hush()
     from poise.runs.policy import look_at
-    from poise.runs.prompts import at_most, task_options
+    from poise.runs.prompts import answers_as_text, at_most, task_options
     from poise.runs.settings import DataSettings, ModelSettings
     from poise.tasks import reward_of
 
@@ -62,7 +62,8 @@ def inspect(argv: list[str]) -> int:
     dataset = at_most(settings.task, settings.split, settings.size, settings.data_seed, options)
     tokenizer = look_at(ModelSettings(model=settings.model)).tokenizer if settings.model else None
     print(f"{settings.task}, {settings.split} split: {len(dataset)} rows, verified by {reward_of(settings.task)!r}")
-    for line in [*_about(dataset), *([_lengths(dataset, tokenizer)] if tokenizer is not None else [])]:
+    lines = [*_about(dataset), *answers_as_text(dataset, options)]
+    for line in [*lines, *([_lengths(dataset, tokenizer)] if tokenizer is not None else [])]:
         print(line)
     for number in range(min(settings.rows, len(dataset))):
         print(f"\n--- row {number + 1}")
@@ -80,7 +81,7 @@ def _about(dataset: Any) -> list[str]:
     return [
         f"columns: {', '.join(dataset.column_names)} (prompts are {form})",
         f"domains: {', '.join(f'{name} {count}' for name, count in domains.most_common())}",
-        f"repeated problems: {copies}; rows without an answer: {empty}",
+        f"problems that still repeat another: {copies}; rows without an answer: {empty}",
     ]
 
 

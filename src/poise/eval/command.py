@@ -76,7 +76,7 @@ def run(config: EvalConfig) -> int:
 
     from poise.eval import Evaluation, compare, evaluate_with
     from poise.eval.store import prompt_key
-    from poise.runs.prompts import judged
+    from poise.runs.prompts import answers_as_text, judged
     from poise.tasks import load_task
 
     # What can be wrong cheaply is found before a model is loaded.
@@ -96,6 +96,8 @@ def run(config: EvalConfig) -> int:
     sampling = _sampling(config)
     out = Path(config.out or Path("runs", "eval", f"{slug(config.model)}-{slug(config.task)}"))
     console = Console()
+    for note in answers_as_text(dataset, options, config.reward):
+        console.print(f"note: {note}", highlight=False, markup=False)
     sampler = load_sampler(config)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("sampling", total=len(dataset))

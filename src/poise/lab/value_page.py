@@ -54,12 +54,18 @@ def page(rows: list[dict[str, Any]], measured: Sequence[Any], targets: Targets, 
 
 
 def reliability(targets: Targets) -> float:
-    """Share of the variance of Avg@k that is not sampling noise."""
-    return float(1 - targets.average_noise_P.mean() / targets.average_P.var())
+    """Share of the variance of Avg@k that is not sampling noise; NaN where there is no variance."""
+    variance = targets.average_P.var()
+    return float(1 - targets.average_noise_P.mean() / variance) if variance else float("nan")
 
 
 def reading(rows: Sequence[dict[str, Any]], targets: Targets) -> list[str]:
     """What a reader should take away, good or bad."""
+    if targets.rate_P.min() == targets.rate_P.max() and not targets.rate_noise_P.any():
+        return [
+            f"All held-out rollouts earned {targets.rate_P[0]:g}: there is nothing to predict. Check the reward, the "
+            "model, and the length limit (--max-new-tokens)."
+        ]
     probe, critic, sibling = (_row(rows, name) for name in (PROBE, CRITIC, "sibling's reward (RLOO-2)"))
     k = targets.count
     sentences = [
@@ -115,15 +121,9 @@ def headline(rows: Sequence[dict[str, Any]], k: int) -> Shown:
     cells = []
     for row in rows_where(rows, table="rivals", domain="all"):
         shown = [f"{row['metrics'][name]['mean']:.3f}" for name in ("mae", "pearson")]
+        shown.append(number(row["metrics"]["explained"]))
         seconds = "–" if np.isnan(row["seconds"]) else f"{row['seconds']:.2f}"
-        cells.append(
-            [
-                row["name"],
-                *("–" if cell == "nan" else cell for cell in shown),
-                number(row["metrics"]["explained"]),
-                seconds,
-            ]
-        )
+        cells.append([row["name"], *("–" if "nan" in cell else cell for cell in shown), seconds])
     columns = ["method", "MAE", "Pearson", "Var p explained", "training, s"]
     return Shown(f"Predicting Avg@{k} of held-out prompts", columns, cells)
 

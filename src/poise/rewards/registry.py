@@ -226,8 +226,18 @@ def _accepted(reward: Any, spec: str) -> Reward:
     positional = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     if len(positional) >= 2 >= len(required):
+        _refuse_other_second(positional[1].name, parameters, spec)
         return reward
     raise ConfigError(
         f"the reward {spec} takes ({', '.join(parameters)}); expected (completion, example) -> Verdict or number, "
         "or TRL's (prompts, completions, **columns) -> list of floats"
     )
+
+
+def _refuse_other_second(name: str, parameters: Mapping[str, Any], spec: str) -> None:
+    """The second argument is the whole row; a function that calls it `answer` would read something else into it."""
+    if name not in ("example", "row") and not name.startswith("_"):
+        raise ConfigError(
+            f"the reward {spec} takes ({', '.join(parameters)}): the second argument is the whole row; name it "
+            f"`example` and read example[{name!r}], or write (completions, {name}, **columns)"
+        )

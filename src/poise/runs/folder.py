@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from poise.errors import ConfigError
@@ -100,6 +101,22 @@ class RunFolder:
     def _subfolders(self) -> tuple[Path, ...]:
         return self.path / "evaluations", self.completions, self.checkpoints
 
+    def refuse_if_not_writable(self) -> None:
+        """Says before a run what `make` would say in it, by making and removing something in the nearest folder.
+
+        Raises:
+            ConfigError: the file system does not let it.
+        """
+        place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        try:
+            with TemporaryDirectory(dir=place, prefix=".", suffix=".partial"):
+                pass
+        except OSError as error:
+            raise self._cannot_be_made(error) from None
+
+    def _cannot_be_made(self, error: OSError) -> ConfigError:
+        return ConfigError(f"the run folder {self.path} cannot be made: {error.strerror}")
+
     def make(self) -> None:
         """Makes the folder and its subfolders.
 
@@ -110,7 +127,7 @@ class RunFolder:
             for folder in (self.path, *self._subfolders):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"the run folder {self.path} cannot be made: {error.strerror}") from None
+            raise self._cannot_be_made(error) from None
 
     def write_settings(self, settings: TrainSettings) -> None:
         replace_text(self.config, to_toml(settings))

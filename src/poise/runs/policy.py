@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poise.errors import ConfigError
+from poise.runs.configfile import suggest
 from poise.runs.folder import RunFolder
 from poise.runs.settings import ModelSettings
 
@@ -172,6 +174,36 @@ def init_arguments(settings: ModelSettings) -> dict[str, Any]:
     weights = forward_dtype(settings) if settings.lora_rank else "float32"
     chosen = {"dtype": weights, "revision": settings.revision, "attn_implementation": settings.attention}
     return {key: value for key, value in chosen.items() if value is not None}
+
+
+def refuse_attention(settings: ModelSettings) -> None:
+    """Refuses an attention whose package is not installed, nor the one that fetches its kernels from the hub.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    packages = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+    package = packages.get(settings.attention or "")
+    if package and importlib.util.find_spec(package) is None and importlib.util.find_spec("kernels") is None:
+        raise ConfigError(f"--attention {settings.attention} needs the package {package}; sdpa needs none")
+
+
+def refuse_lora_targets(settings: ModelSettings, skeleton: nn.Module) -> None:
+    """Refuses a layer for adapters that the model does not have; peft's rule is that a dotted name ends in it.
+
+    Raises:
+        ConfigError: the name, and the nearest of the model's linear layers.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if settings.lora_rank == 0 or settings.lora_targets == ("all-linear",):
+        return
+    named, kinds = dict(skeleton.named_modules()), (nn.Linear, Conv1D)
+    linear = {name.rpartition(".")[2] for name, module in named.items() if isinstance(module, kinds)}
+    for target in settings.lora_targets:
+        if not any(f".{name}".endswith(f".{target}") for name in named):
+            raise ConfigError(f"--lora-targets {target} is no layer of this model{suggest(target, linear)}")
 
 
 def lora(settings: ModelSettings, depth: int) -> LoraConfig | None:

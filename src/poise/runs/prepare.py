@@ -14,9 +14,17 @@ from poise.core import READ_STATES, decoder_blocks, resolve_layer
 from poise.errors import ConfigError
 from poise.runs.configfile import differences
 from poise.runs.plan import Plan, make_plan
-from poise.runs.policy import Policy, forward_dtype, look_at, lora
+from poise.runs.policy import Policy, forward_dtype, look_at, lora, refuse_attention, refuse_lora_targets
 from poise.runs.presets import decided
-from poise.runs.prompts import Prompts, load_prompts, load_rewards, reward_names, try_rewards
+from poise.runs.prompts import (
+    Prompts,
+    answers_as_text,
+    load_prompts,
+    load_rewards,
+    reward_names,
+    task_options,
+    try_rewards,
+)
 from poise.runs.settings import ModelSettings, TrainSettings
 
 
@@ -80,6 +88,11 @@ def prepare(settings: TrainSettings) -> Prepared:
             raise ConfigError(f"--report-to {tracker} needs the package {tracker}: pip install {tracker}")
     if settings.generation.vllm and importlib.util.find_spec("vllm") is None:
         raise ConfigError("--vllm needs the package vllm: pip install 'poise-rl[vllm]'")
+    refuse_attention(settings.model)
+    if settings.poise.baseline == "critic" and settings.model.lora_rank:
+        raise ConfigError(
+            "--baseline critic trains a whole copy of the policy: leave out --lora-rank, or choose another baseline"
+        )
     names = reward_names(settings.reward, settings.data)
     policy = look_at(settings.model)
     depth = len(decoder_blocks(policy.skeleton))
@@ -93,7 +106,13 @@ def prepare(settings: TrainSettings) -> Prepared:
     rewards = load_rewards(names, prompts)
     try_rewards(names, rewards, prompts.train)
     lora(settings.model, depth)
-    notes = [*prompts.notes, *_beyond_context(settings, policy, prompts), *_unused_adapters(settings)]
+    refuse_lora_targets(settings.model, policy.skeleton)
+    notes = [
+        *prompts.notes,
+        *answers_as_text(prompts.train, task_options(settings.data), names),
+        *_beyond_context(settings, policy, prompts),
+        *_unused_adapters(settings),
+    ]
     return Prepared(settings, plan, policy, prompts, names, rewards, layers, depth, notes)
 
 

@@ -21,7 +21,7 @@ from poise.rewards.verdict import DOES_NOT_APPLY
 from poise.runs.configfile import suggest
 from poise.runs.settings import DataSettings, RewardSettings
 from poise.tasks import load_task, parse_options, reward_of
-from poise.tasks.files import KINDS
+from poise.tasks.files import KINDS, as_answer
 from poise.tasks.procedural import is_procedural
 from poise.tasks.rows import draw
 from poise.tasks.select import contamination, prompt_tokens, without
@@ -191,10 +191,12 @@ def judged(
         their names as one text.
 
     Raises:
-        ConfigError: nothing has that name, a column is missing, or the weights do not match the rewards.
+        ConfigError: nothing has that name, a column or all ground truths are missing, or the weights do not match the
+            rewards.
     """
     names = _weighed(rewards or (reward_of(task),), weights)
     said = " + ".join(names if not weights else (f"{w:g} {name}" for w, name in zip(weights, names, strict=True)))
+    refuse_no_truth(names, dataset)
     return with_columns(dataset, names), total_reward(names, weights), said
 
 
@@ -274,12 +276,58 @@ def total_reward(names: tuple[str, ...], weights: tuple[float, ...]) -> Verifier
     return verify
 
 
+def _is_built_in(name: str) -> bool:
+    return resolve(name).__module__.startswith("poise.")
+
+
+def refuse_no_truth(names: tuple[str, ...], dataset: Dataset) -> None:
+    """Refuses a built-in reward that needs a ground truth where no row has one: it would fail on every rollout.
+
+    Raises:
+        ConfigError: the reward, what it says, and the columns that may hold the ground truth.
+    """
+    if "answer" not in dataset.column_names or any(answer.strip() for answer in dataset["answer"]):
+        return
+    row = dataset[0]
+    for name in names:
+        if _is_built_in(name) and (failure := verifier(name)("", row).failure):
+            others = [column for column in json.loads(row.get("info") or "{}") if not column.startswith("_")]
+            raise ConfigError(
+                f"no row has a ground truth, without which the reward {name} fails ({failure}); name its column with "
+                f"--answer-column, or --task-options answer=NAME (the data has: {', '.join(others) or 'no other'})"
+            )
+
+
+def answers_as_text(dataset: Dataset, options: Mapping[str, Any], names: tuple[str, ...] | None = None) -> list[str]:
+    """A sentence if the data's ground truths are no text: rewards get them as text.
+
+    Args:
+        dataset: rows in the shared form; `info` has such a ground truth as it was.
+        options: the task's, one of which may name the column of the ground truth.
+        names: the rewards; built-in ones read text, so that nothing need be said. None: whatever the rewards.
+    """
+    if "info" not in dataset.column_names or (names is not None and all(map(_is_built_in, names))):
+        return []
+    column = options.get("answer", "answer")
+    said = zip((json.loads(info).get(column) for info in dataset["info"]), dataset["answer"], strict=True)
+    pairs = [(value, text) for value, text in said if not isinstance(value, str) and text and as_answer(value) == text]
+    if not pairs:
+        return []
+    value, text = pairs[0]
+    return [
+        f"{len(pairs)} of {len(dataset)} answers are no text in the data, and rewards get them as text: {value!r:.40} "
+        f"as {text!r:.40}"
+    ]
+
+
 def try_rewards(names: tuple[str, ...], rewards: list[Callable[..., Any]], dataset: Dataset) -> list[str]:
     """Calls each reward once on the first row with its own ground truth as the completion; says what came out.
 
     Raises:
-        ConfigError: a reward raises, or returns something else than one number or None per rollout.
+        ConfigError: a reward raises, or returns something else than one number or None per rollout; or it needs ground
+            truths, and there are none.
     """
+    refuse_no_truth(names, dataset)
     row = dataset[0]
     truth = str(row.get("answer") or "")
     completion = truth if isinstance(row["prompt"], str) else [{"role": "assistant", "content": truth}]

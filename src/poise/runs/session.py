@@ -43,6 +43,8 @@ def check(settings: TrainSettings, resume: bool) -> Prepared:
         changes = refuse_changes(folder.saved_settings(), settings)
     elif is_main_process():
         folder.refuse_if_used()
+    if is_main_process():
+        folder.refuse_if_not_writable()
     prepared = prepare(settings)
     engine_config(settings, prepared.plan, folder.checkpoints, prepared.prompts.shuffled)
     prepared.notes[:0] = changes

@@ -87,11 +87,20 @@ def as_answer(value: Any) -> str:
     >>> as_answer(27.0), as_answer(3.5), as_answer(["a"]), as_answer(None)
     ('27', '3.5', '["a"]', '')
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # tables mark what is missing by NaN
+    if _is_missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def is_text(value: Any) -> bool:
+    """Whether `as_answer` says a value as it is: it is a text, or missing."""
+    return isinstance(value, str) or _is_missing(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # tables mark what is missing by NaN
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:

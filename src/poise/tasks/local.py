@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,11 +12,13 @@ from datasets import Dataset
 
 from poise.errors import ConfigError
 from poise.rewards.imports import nearest
-from poise.tasks.files import as_answer, from_hub, read_file
+from poise.tasks.files import as_answer, from_hub, is_text, read_file
 from poise.tasks.registry import Task
 from poise.tasks.rows import draw, row, to_dataset
 from poise.tasks.select import deduplicate, split_by_hash
 from poise.tasks.templates import prompt_of
+
+logger = logging.getLogger(__name__)
 
 
 def records_to_dataset(
@@ -36,7 +39,8 @@ def records_to_dataset(
         prompt, answer: fields that hold the problem (text or messages) and the ground truth.
         domain: field that names the domain; records without it get the domain "default".
         template, chat, system: see `templates.prompt_of`; for problems that are text.
-        keep: comma-separated fields to keep in `info`; all other fields if None.
+        keep: comma-separated fields to keep in `info`; all if None. What a column of ours says as it is, under the
+            field's own name, is left out; a ground truth that is no text stays, since `answer` has it as text.
 
     Raises:
         ConfigError: a field is missing (the nearest one is named; a domain may be missing in some records), or a prompt
@@ -44,8 +48,8 @@ def records_to_dataset(
     """
     rows, fields = [], set()
     for number, record in enumerate(records, start=1):
-        question = _field(record, prompt, number)
-        truth = _field(record, answer, number) if answer in record or answer != "answer" else ""
+        question = _field(record, prompt, number, "prompt")
+        truth = _field(record, answer, number, "answer") if answer in record or answer != "answer" else ""
         _refuse_no_prompt(question, prompt, number)
         messages = isinstance(question, list | tuple)
         if messages and (template != "plain" or system):
@@ -53,7 +57,8 @@ def records_to_dataset(
                 f"the field {prompt!r} holds messages, so no template or system message can be put around it"
             )
         fields.update(record)
-        rest = _rest(record, (prompt, answer, domain), keep)
+        said_by = {"prompt": prompt, "domain": domain, **({"answer": answer} if is_text(truth) else {})}
+        rest = _rest(record, {column for column, name in said_by.items() if column == name}, keep)
         bare = None if messages or (template == "plain" and not system) else str(question)
         said = list(question) if messages else prompt_of(str(question), template, chat, system)
         rows.append(row(said, as_answer(truth), as_answer(record.get(domain)) or "default", rest, bare))
@@ -93,7 +98,7 @@ def file_task(name: str, reward: str = "math") -> Task:
         if test_file is not None:
             records = _filled(test_file if split == "test" else name)
             return draw(records_to_dataset(records, **form), size, seed)
-        rows = deduplicate(records_to_dataset(_filled(name), **form))
+        rows = _distinct(records_to_dataset(_filled(name), **form), name, split)
         chosen = split_by_hash(rows, split, held_out)
         if not chosen:
             raise ConfigError(
@@ -133,15 +138,27 @@ def hub_task(name: str, reward: str = "math") -> Task:
         hub_split = test if split == "test" and test is not None else train
         dataset = records_to_dataset(from_hub(repository, config, hub_split, revision), **form)
         if test is None:
-            dataset = to_dataset(split_by_hash(deduplicate(dataset), split, held_out))
+            dataset = to_dataset(split_by_hash(_distinct(dataset, name, split), split, held_out))
         return draw(dataset, size, seed)
 
     return Task(name, load, reward, "any dataset on the hub")
 
 
-def _field(record: Mapping[str, Any], field: str, number: int) -> Any:
+def _distinct(rows: Dataset, name: str, split: str) -> list[Mapping[str, Any]]:
+    """The rows without repeats. How many were left out is said once a command: the training split is loaded first."""
+    kept = deduplicate(rows)
+    if split == "train" and len(kept) < len(rows):
+        repeats = len(rows) - len(kept)
+        logger.warning("%d of the %d problems in %s repeat another, and are left out", repeats, len(rows), name)
+    return kept
+
+
+def _field(record: Mapping[str, Any], field: str, number: int, column: str) -> Any:
     if field not in record:
-        raise ConfigError(f"record {number} has no field {field!r}{nearest(field, record)}; map fields by name")
+        raise ConfigError(
+            f"record {number} has no field {field!r}{nearest(field, record)}; name the one to take with "
+            f"--{column}-column, or --task-options {column}=NAME"
+        )
     return record[field]
 
 
@@ -161,6 +178,6 @@ def _refuse_no_prompt(prompt: Any, field: str, number: int) -> None:
         )
 
 
-def _rest(record: Mapping[str, Any], used: tuple[str, ...], keep: str | None) -> dict[str, Any]:
+def _rest(record: Mapping[str, Any], used: set[str], keep: str | None) -> dict[str, Any]:
     kept = [name.strip() for name in keep.split(",") if name.strip()] if keep is not None else list(record)
     return {name: record[name] for name in kept if name in record and name not in used}

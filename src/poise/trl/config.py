@@ -279,9 +279,14 @@ class PoiseConfig(GRPOConfig):
         What the script left at GRPOConfig's default takes POISE's default (two rollouts a prompt, say), which a line of
         the log says: a value that was given and is the default looks the same. What else it set stays, or is refused
         with the reason.
+
+        Raises:
+            ConfigError: it is no GRPOConfig, or holds what is refused.
         """
         if isinstance(args, PoiseConfig):
             return args
+        if not isinstance(args, GRPOConfig):
+            raise ConfigError(f"args must be a PoiseConfig or a GRPOConfig, got {type(args).__name__}")
         adopted = copy.copy(args)
         adopted.__class__ = cls
         theirs = {field.name: field.default for field in fields(GRPOConfig)}

@@ -7,6 +7,7 @@ exception, a time-out - is a failure and travels through TRL's reward matrix as 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
 import threading
@@ -21,6 +22,7 @@ from poise.errors import RewardError
 
 logger = logging.getLogger(__name__)
 FAILED = math.inf
+_NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class RewardGuard:
@@ -43,6 +45,7 @@ class RewardGuard:
 
     def _guard(self, reward_func: Callable[..., Any]) -> Any:
         def guarded(**columns: Any) -> list[float | None]:
+            _refuse_other_columns(reward_func, columns)
             try:
                 call = functools.partial(reward_func, **columns)
                 rewards = call() if self.timeout is None else _within(self.timeout, call)
@@ -57,6 +60,7 @@ class RewardGuard:
         async def guarded(**columns: Any) -> list[float | None]:
             import asyncio
 
+            _refuse_other_columns(reward_func, columns)
             try:
                 rewards = await asyncio.wait_for(reward_func(**columns), self.timeout)
             except Exception as error:
@@ -93,6 +97,31 @@ def total_rewards(rewards_BF: Tensor, weights_F: Tensor) -> tuple[Tensor, Tensor
     clean_BF = torch.where(failed_B[:, None], torch.nan, rewards_BF)
     rewards_B = torch.where(failed_B, torch.nan, (clean_BF * weights_F.to(clean_BF)).nansum(1))
     return rewards_B, clean_BF
+
+
+def _refuse_other_columns(reward_func: Callable[..., Any], columns: dict[str, Any]) -> None:
+    """Refuses a function that cannot be called with these columns: it is wrong, not a judge that failed."""
+    try:
+        signature = inspect.signature(reward_func)
+    except (TypeError, ValueError):  # what is written in C may not say
+        return
+    try:
+        signature.bind(**columns)
+    except TypeError as error:
+        raise RewardError(
+            f"the reward {get_callable_name(reward_func)} takes ({', '.join(signature.parameters)}) and cannot be "
+            f"called: {error}; {_way_out(signature, columns)}"
+        ) from None
+
+
+def _way_out(signature: inspect.Signature, columns: dict[str, Any]) -> str:
+    parameters = signature.parameters
+    if {"completion", "example", "row"} & set(parameters) and "completions" not in parameters:
+        return "wrap a function of one completion and its row in poise.rewards.as_trl_reward"
+    needed = [name for name, each in parameters.items() if each.default is each.empty and each.kind in _NAMED]
+    if missing := [name for name in needed if name not in columns]:
+        return f"the dataset has no column {', '.join(map(repr, missing))}"
+    return "end its parameters with **columns, for those that it does not read"
 
 
 def _checked(reward_func: Callable[..., Any], rewards: Any, count: int) -> list[float | None]:

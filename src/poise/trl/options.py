@@ -70,7 +70,7 @@ def _refuse_wrong_clipping(config: Any) -> None:
         if config.delta <= 1 + high:
             raise ConfigError(
                 f"delta={config.delta} bounds the probability ratio of bad rollouts, but good ones may reach "
-                f"1 + epsilon_high = {1 + high:g}; use a larger delta, such as 10, or None"
+                f"1 + epsilon_high = {1 + high:g}; use a larger delta, such as {max(10.0, 2 * (1 + high)):g}, or None"
             )
 
 
@@ -122,4 +122,22 @@ def refuse_wrong_columns(args: Any, dataset: Any, has_environment: bool) -> None
         raise ConfigError(
             f"remove_unused_columns=True drops the dataset's column {args.domain_column!r}, which names its domains; "
             "set remove_unused_columns=False"
+        )
+
+
+def refuse_too_few_prompts(args: Any, dataset: Any) -> None:
+    """Refuse a dataset that does not fill one generation batch: TRL drops what does not, and would train on nothing.
+
+    Args:
+        args: a PoiseConfig.
+        dataset: what is trained on; a stream may not know its length.
+
+    Raises:
+        ConfigError: how many prompts there are, and how many are needed, by all processes together.
+    """
+    needed = args.generation_batch_size // args.num_generations
+    if hasattr(dataset, "__len__") and len(dataset) < needed:
+        raise ConfigError(
+            f"{len(dataset)} training prompts are fewer than the {needed} of one generation batch; give more prompts, "
+            "or a smaller per_device_train_batch_size or steps_per_generation"
         )

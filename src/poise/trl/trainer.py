@@ -28,7 +28,7 @@ from poise.trl.critic import CriticLearner
 from poise.trl.dynamic import DynamicSampling
 from poise.trl.fresh import FreshSampler
 from poise.trl.guard import RewardGuard, mark_failed_models, total_rewards
-from poise.trl.options import refuse_device, refuse_wrong_columns
+from poise.trl.options import refuse_device, refuse_too_few_prompts, refuse_wrong_columns
 from poise.trl.prompts import SeededByEpoch, prompt_ids
 from poise.trl.step_log import StepLog
 from poise.trl.token_sample import TokenSample
@@ -46,8 +46,10 @@ class PoiseTrainer(GRPOTrainer):
     raises or times out, leaves the update and the probe's buffer, and is counted under `poise/failed`.
 
     Raises:
-        ConfigError: a setting that would bias the gradient, or a TRL release this was not built on.
-        RewardError: no rollout got a reward for `max_failed_batches` generation batches in a row.
+        ConfigError: a setting that would bias the gradient, fewer prompts than one batch has, or a TRL release this was
+            not built on.
+        RewardError: a reward cannot be called with the dataset's columns, or no rollout got one for
+            `max_failed_batches` generation batches in a row.
 
     Source: paper Algorithm 1.
     """
@@ -79,6 +81,7 @@ class PoiseTrainer(GRPOTrainer):
         self._guard = RewardGuard(args.reward_timeout)
         self.reward_funcs = [self._guard.wrap(function) for function in self.reward_funcs]
         refuse_wrong_columns(args, self.train_dataset, self.environment_factories is not None)
+        refuse_too_few_prompts(args, self.train_dataset)
 
         self._capture = ForwardCapture(self)
         self.estimator = ValueEstimator(

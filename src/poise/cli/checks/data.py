@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from poise.cli.checks import Check
 from poise.runs.policy import Policy
-from poise.runs.prompts import Prompts
+from poise.runs.prompts import Prompts, answers_as_text, task_options
 from poise.runs.settings import TrainSettings
 from poise.tasks.select import prompt_tokens
 
@@ -23,6 +23,8 @@ def check_data(settings: TrainSettings, policy: Policy, prompts: Prompts, names:
     yield Check("ok", "prompts", f"{len(train)} for training, {held_out} held out, as {form}; columns {columns}")
     for note in prompts.notes:
         yield Check("warning", "prompts", note, "raise --max-prompt-tokens" if "exceed" in note else "")
+    for note in answers_as_text(train, task_options(settings.data), names):
+        yield Check("warning", "ground truth", note, "let the reward read text")
     needed = settings.optimisation.steps * settings.optimisation.prompts_per_step
     if len(train) < needed:
         found = f"the run draws {needed} prompts from {len(train)}: {needed / len(train):.1f} times each"
