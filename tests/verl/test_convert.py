@@ -107,6 +107,8 @@ def test_any_trl_dataset_has_a_verl_form() -> None:
     assert (verl["data_source"], verl["reward_model"]["ground_truth"]) == ("sums", "4")
     assert info_of(verl["extra_info"]) == '{"terms": 2}'
     assert from_verl([verl]) == [row]
+    row = {"prompt": "2 + 2 = ?", "info": '{"verl": "is a word here"}'}
+    assert from_verl(to_verl([row])) == [row]
 
 
 @given(st.lists(THEIRS, max_size=3))

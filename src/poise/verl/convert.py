@@ -156,7 +156,8 @@ def _foreign_part(info: str) -> dict[str, Any] | None:
         kept = json.loads(info)
     except json.JSONDecodeError:
         return None
-    return kept[_FOREIGN] if isinstance(kept, dict) and set(kept) == {_FOREIGN} else None
+    foreign = kept[_FOREIGN] if isinstance(kept, dict) and set(kept) == {_FOREIGN} else None
+    return foreign if isinstance(foreign, dict) else None
 
 
 def _require_form(to: str) -> None:
