@@ -10,14 +10,14 @@ import pytest
 
 from poise.cli import main
 from poise.cli.evaluate import names_task, with_defaults_of
-from poise.eval.command import EvalConfig, named_options
+from poise.eval.command import EvalConfig
 from poise.lab.settings import ValueSettings
 from poise.runs.configfile import read_settings
 from poise.runs.folder import RunFolder
 from poise.runs.policy import lora
 from poise.runs.prompts import reward_names, task_options
 from poise.runs.settings import TrainSettings
-from poise.tasks import load_task
+from poise.tasks import load_task, named_options
 
 CONFIG = Path(__file__).parents[2] / "recipes" / "smollm2-word-problems" / "config.toml"
 # SmolLM2-135M has thirty blocks.

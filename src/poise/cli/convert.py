@@ -67,12 +67,11 @@ def _convert(source: str, target: Path, settings: ConvertSettings) -> int:
         if settings.task_options:
             raise UsageError(f"--task-options are options of a task, and {source} is a file")
         return convert_file(Path(source), target, settings.to, **options)
-    from poise.runs.prompts import at_most, task_options
-    from poise.runs.settings import DataSettings
-    from poise.tasks import reward_of
+    from poise.runs.prompts import at_most
+    from poise.tasks import named_options, reward_of
 
     if settings.to != "verl":
         raise UsageError(f"a task already has our form: poise data convert {source} takes --to verl")
-    chosen = task_options(DataSettings(task_options=settings.task_options))
+    chosen = named_options("task", settings.task_options)
     rows = at_most(source, settings.split, settings.size, settings.data_seed, chosen)
     return convert_rows(list(rows), target, "verl", **{**options, "reward": settings.reward or reward_of(source)})

@@ -54,11 +54,11 @@ def inspect(argv: list[str]) -> int:
 
     hush()
     from poise.runs.policy import look_at
-    from poise.runs.prompts import answers_as_text, at_most, task_options
-    from poise.runs.settings import DataSettings, ModelSettings
-    from poise.tasks import reward_of
+    from poise.runs.prompts import answers_as_text, at_most
+    from poise.runs.settings import ModelSettings
+    from poise.tasks import named_options, reward_of
 
-    options = task_options(DataSettings(task_options=settings.task_options))
+    options = named_options("task", settings.task_options)
     dataset = at_most(settings.task, settings.split, settings.size, settings.data_seed, options)
     tokenizer = look_at(ModelSettings(model=settings.model)).tokenizer if settings.model else None
     print(f"{settings.task}, {settings.split} split: {len(dataset)} rows, verified by {reward_of(settings.task)!r}")

@@ -211,7 +211,7 @@ class ValueEstimator:
             return
         if rollouts.features is None:
             raise ConfigError(f"baseline={self.config.baseline!r} needs features, and these rollouts carry none")
-        if self.config.probe.weights == "score" and rollouts.weights_B is None:
+        if self.config.is_weighted and rollouts.weights_B is None:
             raise ConfigError("a probe with weights='score' needs the rollouts' squared scores, and these carry none")
         if self.config.probe.sibling_outcome and rollouts.features.squared_score_B is None:
             raise ConfigError(
@@ -293,7 +293,7 @@ class ValueEstimator:
         self.bank.refit(self.bank.remember(credit), self._is_main)
         self.bank.probes = self._broadcast(self.bank.probes)
         metrics["buffer_rows"] = float(sum(len(buffer) for buffer in self.buffers.values()))
-        if self.config.probe.weights == "score":
+        if self.config.is_weighted:
             metrics["effective_share"] = effective_rows(credit.weights_B) / len(credit)
         if self.config.probe.alpha is None and SHARED in self.bank.records:
             metrics["alpha"] = self.config.probe.alphas[self.bank.records[SHARED].best(self.config.probe.first_choice)]

@@ -77,7 +77,7 @@ def run(config: EvalConfig) -> int:
     from poise.eval import Evaluation, compare, evaluate_with
     from poise.eval.store import prompt_key
     from poise.runs.prompts import answers_as_text, judged
-    from poise.tasks import load_task
+    from poise.tasks import load_task, named_options
 
     # What can be wrong cheaply is found before a model is loaded.
     if config.seed < 0:
@@ -164,21 +164,9 @@ def _evaluation_file(place: str) -> Path:
     return path / "evaluation.json" if path.is_dir() else path
 
 
-def named_options(kind: str, texts: tuple[str, ...]) -> dict[str, Any]:
-    """Options given as name=value, read as JSON where they are JSON."""
-    from poise.tasks import parse_options
-
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise ConfigError(f"the {kind} option {text!r} is not of the form name=value")
-        pairs[name] = value
-    return parse_options(pairs)
-
-
 def _sampling(config: EvalConfig) -> Sampling:
     from poise.eval import Sampling
+    from poise.tasks import named_options
 
     return Sampling(
         k=config.k,
@@ -204,6 +192,7 @@ def load_sampler(config: EvalConfig) -> Sampler:
 
     from poise.eval import HFSampler
     from poise.runs.policy import locate
+    from poise.tasks import named_options
 
     name = locate(config.model, config.revision)
     if config.engine_options and config.sampler == "hf":

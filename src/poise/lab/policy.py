@@ -13,12 +13,13 @@ from torch import Tensor
 
 from poise.core import decoder_blocks, resolve_layer
 from poise.errors import ConfigError
-from poise.eval.command import EvalConfig, load_sampler, named_options
+from poise.eval.command import EvalConfig, load_sampler
 from poise.eval.sampling import HFSampler, Sampling, encode
 from poise.lab.rollouts import Drawing, View
 from poise.lab.settings import PolicySettings
 from poise.rewards import Verifier
 from poise.runs.prompts import at_most, judged
+from poise.tasks import named_options
 
 Row = Mapping[str, Any]
 

@@ -54,12 +54,12 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    known = (path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0)
-    if known in _FILES:
-        return _FILES[known]
     spec = importlib.util.spec_from_file_location(f"poise_user_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"no Python file at {path}")
+    known = path.resolve(), path.stat().st_mtime_ns
+    if known in _FILES:
+        return _FILES[known]
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     _look_in(known[0].parent)  # for what it imports from beside it

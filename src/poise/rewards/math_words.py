@@ -168,7 +168,7 @@ def same_time(truth: str, said: str) -> bool | None:
     >>> same_time("10:30 a.m.", "\\text{10:30 AM}"), same_time("10:30", "11:30 pm"), same_time("10:30", "10:30")
     (True, False, None)
     """
-    times = [_TIME.fullmatch(words(text).strip()) for text in (truth, said)]
+    times = [_TIME.fullmatch(words(text)) for text in (truth, said)]
     halves = {time[3] for time in times if time and time[3]}
     if not halves:
         return None

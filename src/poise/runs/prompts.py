@@ -20,7 +20,7 @@ from poise.rewards import Verdict, Verifier, is_trl_reward, only_score, resolve,
 from poise.rewards.verdict import DOES_NOT_APPLY
 from poise.runs.configfile import suggest
 from poise.runs.settings import DataSettings, RewardSettings
-from poise.tasks import load_task, parse_options, reward_of
+from poise.tasks import load_task, named_options, reward_of
 from poise.tasks.files import KINDS, as_answer
 from poise.tasks.procedural import is_procedural
 from poise.tasks.rows import draw
@@ -62,15 +62,9 @@ def is_file(name: str) -> bool:
 
 def task_options(settings: DataSettings) -> dict[str, Any]:
     """Options of the training task, the column names among them."""
-    texts: dict[str, str] = {}
-    for option in settings.task_options:
-        name, equals, value = option.partition("=")
-        if not (name and equals):
-            raise ConfigError(f"task option {option!r} is not of the form name=value")
-        texts[name] = value
     columns = {"prompt": settings.prompt_column, "answer": settings.answer_column, "domain": settings.domain_column}
     renamed = {name: column for name, column in columns.items() if column != name}
-    return {**parse_options(texts), **renamed}
+    return {**named_options("task", settings.task_options), **renamed}
 
 
 def held_out_task(settings: DataSettings) -> tuple[str, dict[str, Any]]:

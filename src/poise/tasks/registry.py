@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,24 @@ def parse_options(texts: Mapping[str, str]) -> dict[str, Any]:
     {'chat': False, 'path': 'data/x.csv', 'share': 0.2}
     """
     return {key: _json_or_text(value) for key, value in texts.items()}
+
+
+def named_options(kind: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Options given as name=value, read by `parse_options`.
+
+    Args:
+        kind: what they are options of, for the message.
+
+    Raises:
+        ConfigError: one has another form.
+    """
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"the {kind} option {text!r} is not of the form name=value")
+        pairs[name] = value
+    return parse_options(pairs)
 
 
 def _json_or_text(value: str) -> Any:
